@@ -1,0 +1,281 @@
+"""From a message to its result: prepare, build, exchange, read. Knows no Flask.
+
+::
+
+    Message ─prepare→ PreparedMessage ─refuse what the ESP lacks→ build → Call(s)
+            → transport → HttpResponse → read → Reading(s) → SendResult
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from . import features
+from .address import Address
+from .esp import Call, Esp, HttpRequest, HttpResponse, Part, Reading, Settings
+from .exceptions import (
+    APIError,
+    AuthenticationError,
+    InvalidMessageError,
+    MailESPError,
+    NotSentError,
+    RateLimitedError,
+    RecipientsRefusedError,
+    SendUncertainError,
+    UnsupportedFeatureError,
+)
+from .message import Message, PreparedMessage
+from .outcomes import whole_call
+from .prepare import PrepareOptions, prepare
+from .results import ACCEPTED, Attempt, Outcome, Recipients, RecipientStatus, SendResult, Status
+
+logger = logging.getLogger("flask_mailesp")
+
+_RECIPIENT_TROUBLE = frozenset({Status.REJECTED, Status.INVALID})
+
+
+class Sends(Protocol):
+    """What delivery needs of a transport."""
+
+    def send(self, request: HttpRequest) -> HttpResponse:
+        """Exchange one request; raise NotSentError or SendUncertainError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mailer:
+    """An ESP with everything needed to send through it."""
+
+    name: str
+    esp: Esp
+    settings: Settings
+    transport: Sends = field(repr=False)
+    defaults: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    options: PrepareOptions = field(default_factory=PrepareOptions, repr=False)
+    ignore_unsupported: bool = False
+    ignore_recipient_status: bool = False
+    log_exchanges: bool = False
+
+
+def deliver(mailer: Mailer, message: Message) -> SendResult:
+    """Send one message and return what became of it, its error included.
+
+    Raises InvalidMessageError (nothing was sent); every later failure is in the result.
+    """
+    try:
+        prepared = prepared_for(mailer, message)
+        calls = mailer.esp.build(prepared, mailer.settings)
+        return Delivery(mailer).run(prepared.recipients, calls)
+    except InvalidMessageError as error:
+        error.esp_name = mailer.esp.name
+        raise
+
+
+def prepared_for(mailer: Mailer, message: Message) -> PreparedMessage:
+    """Return a message as the mailer's ESP can take it, or raise InvalidMessageError."""
+    prepared = prepare(message, mailer.defaults, mailer.options, mailer.esp.key)
+    return refuse_unsupported(mailer, prepared)
+
+
+def refuse_unsupported(mailer: Mailer, message: PreparedMessage) -> PreparedMessage:
+    """Return the message if the ESP can express it.
+
+    Otherwise raise UnsupportedFeatureError, or leave the features out with a warning where
+    ``IGNORE_UNSUPPORTED_FEATURES`` is set.
+    """
+    if features.is_plain(message):
+        return message
+    supports = mailer.esp.supports
+    lacking = [item for item in features.requested(message) if item not in supports]
+    for feature in lacking:
+        if not mailer.ignore_unsupported or not features.can_be_left_out(feature):
+            names = ", ".join(item.value for item in lacking)
+            raise UnsupportedFeatureError(f"{mailer.esp.name} cannot express: {names}.")
+        logger.warning("%s cannot express %r; left out.", mailer.esp.name, feature.value)
+        message = features.without(message, feature)
+    return message
+
+
+class Delivery:
+    """The exchanges of one message, and what is known about each recipient so far."""
+
+    def __init__(self, mailer: Mailer) -> None:
+        self.mailer = mailer
+        self.known: dict[str, RecipientStatus] = {}
+        self.errors: list[MailESPError] = []
+        self.attempts: list[Attempt] = []
+        self.response: HttpResponse | None = None
+
+    def run(self, recipients: Sequence[Address], calls: Iterable[Call]) -> SendResult:
+        """Exchange the calls one after another; stop where going on is pointless."""
+        for call in calls:
+            readings = self.exchange(call)
+            for part, reading in zip(call.parts, readings, strict=True):
+                self.note(part, reading)
+            if any(stops(reading.error) for reading in readings):
+                break
+        return self.result(recipients)
+
+    def exchange(self, call: Call) -> Sequence[Reading]:
+        """Send one call and read the answer."""
+        started, clock = datetime.now(timezone.utc), time.perf_counter()
+        status = None
+        try:
+            response = self.mailer.transport.send(call.request)
+        except (NotSentError, SendUncertainError) as error:
+            failed: MailESPError = error
+            failed.esp_name = self.mailer.esp.name
+            readings: Sequence[Reading] = whole_call(call, failed)
+        else:
+            self.response = response = _without_secrets(response, self.mailer.settings)
+            status = response.status
+            readings = self.mailer.esp.read(call, response, self.mailer.settings)
+        duration = time.perf_counter() - clock
+        self.attempts.append(self.attempt(started, duration, status, readings))
+        if self.mailer.log_exchanges:
+            log_exchange(self.mailer.esp.name, call, status, duration)
+        return readings
+
+    def attempt(
+        self,
+        started: datetime,
+        duration: float,
+        status: int | None,
+        readings: Sequence[Reading],
+    ) -> Attempt:
+        statuses = [entry for reading in readings for entry in reading.statuses]
+        errors = [reading.error for reading in readings if reading.error is not None]
+        outcome = outcome_of(statuses, errors)
+        error = None if outcome is Outcome.ACCEPTED else first_error(errors)
+        return Attempt(
+            self.mailer.esp.name, outcome, started, duration, len(statuses), status, error
+        )
+
+    def note(self, part: Part, reading: Reading) -> None:
+        """Keep what an answer says; a recipient of several copies keeps every id."""
+        for address, status in zip(part.recipients, reading.statuses, strict=True):
+            before = self.known.get(address.key)
+            self.known[address.key] = status if before is None else merged(before, status)
+        if reading.error is not None:
+            self.errors.append(reading.error)
+
+    def result(self, recipients: Sequence[Address]) -> SendResult:
+        entries = Recipients((item, self.known.get(item.key, _NOT_TRIED)) for item in recipients)
+        outcome = outcome_of(entries.values(), self.errors)
+        return conclude(
+            SendResult(
+                self.mailer.esp.name,
+                outcome,
+                entries,
+                tuple(self.attempts),
+                response=self.response,
+            ),
+            self.errors,
+        )
+
+
+_NOT_TRIED = RecipientStatus(Status.FAILED, None, "Not tried: an earlier request failed.")
+
+
+def stops(error: MailESPError | None) -> bool:
+    """Tell whether sending the next part of a message is pointless or unsafe."""
+    return isinstance(
+        error, (NotSentError, SendUncertainError, AuthenticationError, RateLimitedError)
+    )
+
+
+def merged(one: RecipientStatus, other: RecipientStatus) -> RecipientStatus:
+    """Combine what is known of two copies to one recipient; no id is lost."""
+    ids = _ids(one) | _ids(other)
+    doubtful = next((item for item in (one, other) if item.status is Status.UNKNOWN), None)
+    taken = next((item for item in (one, other) if item.status in ACCEPTED), None)
+    base = doubtful or taken or other
+    message_id = frozenset(ids) if len(ids) > 1 else next(iter(ids), None)
+    return replace(base, message_id=message_id)
+
+
+def _ids(status: RecipientStatus) -> set[str]:
+    if isinstance(status.message_id, frozenset):
+        return set(status.message_id)
+    return {status.message_id} if status.message_id else set()
+
+
+def outcome_of(statuses: Iterable[RecipientStatus], errors: Sequence[MailESPError] = ()) -> Outcome:
+    """Sum up the recipients' statuses."""
+    words = {entry.status for entry in statuses}
+    if Status.UNKNOWN in words:
+        return Outcome.UNCERTAIN
+    if words <= ACCEPTED:
+        return Outcome.ACCEPTED
+    if words & ACCEPTED:
+        return Outcome.PARTIAL
+    if any(isinstance(error, NotSentError) for error in errors):
+        return Outcome.NOT_SENT
+    return Outcome.REFUSED
+
+
+def first_error(errors: Sequence[MailESPError]) -> MailESPError | None:
+    """Return the error that says most: uncertainty first, trouble with recipients last."""
+    ranks = [SendUncertainError, NotSentError, AuthenticationError, RateLimitedError]
+    for rank in ranks:
+        for error in errors:
+            if isinstance(error, rank):
+                return error
+    others = [error for error in errors if not isinstance(error, RecipientsRefusedError)]
+    return next(iter([*others, *errors]), None)
+
+
+def conclude(result: SendResult, errors: Sequence[MailESPError]) -> SendResult:
+    """Give the result its error, and the error its result."""
+    if result.outcome in (Outcome.ACCEPTED, Outcome.PARTIAL):
+        return result
+    error = first_error(errors) or _unexplained(result)
+    error.esp_name = result.esp_name
+    result = replace(result, error=error)
+    error.result = result
+    return result
+
+
+def _unexplained(result: SendResult) -> MailESPError:
+    """Recipients may be refused one by one in an answer that is itself a success."""
+    if result.outcome is Outcome.UNCERTAIN:
+        return SendUncertainError(f"{result.esp_name} did not answer for every recipient.")
+    kind = RecipientsRefusedError if result.status <= _RECIPIENT_TROUBLE else APIError
+    return kind(f"{result.esp_name} refused every recipient.")
+
+
+def must_raise(mailer: Mailer, result: SendResult) -> bool:
+    """Tell whether ``send()`` raises the result's error."""
+    if result.error is None:
+        return False
+    ignored = mailer.ignore_recipient_status and isinstance(result.error, RecipientsRefusedError)
+    return not ignored
+
+
+def log_exchange(esp_name: str, call: Call, status: int | None, duration: float) -> None:
+    """Log one exchange: sizes and counts, never content, addresses or credentials."""
+    logger.info(
+        "%s: %s %s, %d bytes for %d recipients: %s in %.0f ms",
+        esp_name,
+        call.request.method,
+        urlsplit(call.request.url).path,
+        len(call.request.body),
+        sum(len(part.recipients) for part in call.parts),
+        status or "no answer",
+        duration * 1000,
+    )
+
+
+def _without_secrets(response: HttpResponse, settings: Settings) -> HttpResponse:
+    """Blot out credentials that the ESP echoes, before anything can show them."""
+    body = response.body
+    for secret in settings.secrets():
+        if (data := secret.encode()) in body:
+            body = body.replace(data, b"***")
+    return response if body is response.body else replace(response, body=body)

@@ -1,0 +1,116 @@
+"""Many messages: the ESP's multi-message endpoint, or several requests at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+from .delivery import Delivery, Mailer, deliver, prepared_for, stops
+from .exceptions import InvalidMessageError
+from .message import Message, PreparedMessage
+from .results import Outcome, Recipients, SendResult
+
+Before = Callable[[Message], SendResult | None]
+
+_AT_ONCE = 500  # messages gathered for a multi-message endpoint
+
+
+def deliver_many(
+    mailer: Mailer, messages: Iterable[Message], workers: int, before: Before
+) -> Iterator[tuple[Message, SendResult]]:
+    """Yield each message with its result, in order.
+
+    ``before(message)`` runs first, in the caller's thread; if it returns a result, that is
+    the message's. Messages are taken from the iterable only as they are needed.
+    """
+    if mailer.esp.build_many is not None:
+        return _by_batches(mailer, iter(messages), before)
+    return _by_workers(mailer, messages, max(1, workers), before)
+
+
+def _failed(mailer: Mailer, error: InvalidMessageError) -> SendResult:
+    error.esp_name = mailer.esp.name
+    return SendResult(mailer.esp.name, Outcome.NOT_SENT, Recipients(), error=error)
+
+
+# --- several requests at once ----------------------------------------------------------
+
+
+def _by_workers(
+    mailer: Mailer, messages: Iterable[Message], workers: int, before: Before
+) -> Iterator[tuple[Message, SendResult]]:
+    waiting: deque[tuple[Message, Future[SendResult] | SendResult]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="mailesp")
+    try:
+        for message in messages:
+            cancelled = before(message)
+            waiting.append((message, cancelled or pool.submit(_deliver, mailer, message)))
+            if len(waiting) >= 2 * workers:
+                yield _next_of(waiting)
+        while waiting:
+            yield _next_of(waiting)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _deliver(mailer: Mailer, message: Message) -> SendResult:
+    try:
+        return deliver(mailer, message)
+    except InvalidMessageError as error:
+        return _failed(mailer, error)
+
+
+def _next_of(
+    waiting: deque[tuple[Message, Future[SendResult] | SendResult]],
+) -> tuple[Message, SendResult]:
+    message, outcome = waiting.popleft()
+    return message, outcome if isinstance(outcome, SendResult) else outcome.result()
+
+
+# --- a multi-message endpoint ----------------------------------------------------------
+
+
+def _by_batches(
+    mailer: Mailer, messages: Iterator[Message], before: Before
+) -> Iterator[tuple[Message, SendResult]]:
+    while batch := list(islice(messages, _AT_ONCE)):
+        results: list[SendResult | None] = [before(message) for message in batch]
+        prepared: dict[int, PreparedMessage] = {}
+        for index, message in enumerate(batch):
+            if results[index] is None:
+                try:
+                    prepared[index] = prepared_for(mailer, message)
+                except InvalidMessageError as error:
+                    results[index] = _failed(mailer, error)
+        _send_batch(mailer, prepared, results)
+        for message, result in zip(batch, results, strict=True):
+            assert result is not None  # noqa: S101 - every index has been filled
+            yield message, result
+
+
+def _send_batch(
+    mailer: Mailer, prepared: dict[int, PreparedMessage], results: list[SendResult | None]
+) -> None:
+    """Exchange the calls for some messages and fill in their results."""
+    indices = list(prepared)
+    deliveries = {index: Delivery(mailer) for index in indices}
+    _exchange_all(mailer, [prepared[index] for index in indices], list(deliveries.values()))
+    for index, delivery in deliveries.items():
+        results[index] = delivery.result(prepared[index].recipients)
+
+
+def _exchange_all(
+    mailer: Mailer, messages: Sequence[PreparedMessage], deliveries: Sequence[Delivery]
+) -> None:
+    assert mailer.esp.build_many is not None  # noqa: S101 - checked by deliver_many
+    exchange = Delivery(mailer)
+    for call in mailer.esp.build_many(messages, mailer.settings):
+        readings = exchange.exchange(call)
+        for part, reading in zip(call.parts, readings, strict=True):
+            deliveries[part.message].note(part, reading)
+            deliveries[part.message].attempts = exchange.attempts[-1:]
+            deliveries[part.message].response = exchange.response
+        if any(stops(reading.error) for reading in readings):
+            break
