@@ -1,0 +1,412 @@
+"""From ``app.config`` to checked settings. Read once, in ``init_app``.
+
+A setting's value is looked up in ``app.config["MAILESP"]["NAME"]``, then ``MAILESP_NAME``,
+then, for an ESP's credentials and URLs, plain ``NAME``. Every error names the full key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timezone, tzinfo
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from .address import CONTROLS, idna_encoder
+from .esp import Esp, Secret, SecretBytes, Setting, Settings
+from .exceptions import ConfigurationError
+from .message import Message
+from .prepare import PrepareOptions
+from .registry import all_esps
+
+_MISSING: Final[Any] = object()
+
+GENERAL = frozenset(
+    {
+        "ESP",
+        "MAILERS",
+        "SEND_DEFAULTS",
+        "IGNORE_UNSUPPORTED_FEATURES",
+        "IGNORE_RECIPIENT_STATUS",
+        "WEBHOOK_SECRET",
+        "WEBHOOK_ALLOW_INSECURE",
+        "WEBHOOK_MAX_BYTES",
+        "IDNA_ENCODER",
+        "TIMEZONE",
+        "REQUESTS_TIMEOUT",
+        "DEBUG_API_REQUESTS",
+        "URL_PREFIX",
+        "ALLOW_HTTP",
+        "TLS_VERIFY",
+    }
+)
+OF_ANY_ESP = frozenset({"SEND_DEFAULTS", "WEBHOOK_SECRET"})
+# What a mailer in MAILESP_MAILERS may set for itself, besides its ESP's settings.
+OF_A_MAILER = frozenset(
+    {
+        "ESP",
+        "SEND_DEFAULTS",
+        "IGNORE_UNSUPPORTED_FEATURES",
+        "IGNORE_RECIPIENT_STATUS",
+        "WEBHOOK_SECRET",
+    }
+)
+DEFAULT_TIMEOUT = (10.0, 30.0)
+DEFAULT_MAX_BYTES = 40 * 1024 * 1024
+
+
+class Lookup:
+    """Finds settings; a mailer's own ones stand before the app's."""
+
+    def __init__(
+        self, config: Mapping[str, Any], own: Mapping[str, Any] | None = None, place: str = ""
+    ) -> None:
+        nested = config.get("MAILESP")
+        if nested is not None and not isinstance(nested, Mapping):
+            raise ConfigurationError('app.config["MAILESP"] must be a dict of settings.')
+        self.config = config
+        self.nested = {str(key).upper(): value for key, value in (nested or {}).items()}
+        self.own = own or {}
+        self.place = place
+
+    def find(self, name: str, *, bare: bool = False, short: str = "") -> tuple[str, Any]:
+        """Return the key under which a setting was found, and its value or _MISSING."""
+        for key in filter(None, (short, name, f"MAILESP_{name}")):
+            if key in self.own:
+                return f"{self.place}[{key!r}]", self.own[key]
+        if name in self.nested:
+            return f'MAILESP["{name}"]', self.nested[name]
+        for key in (f"MAILESP_{name}", name) if bare else (f"MAILESP_{name}",):
+            if key in self.config:
+                return key, self.config[key]
+        return f"MAILESP_{name}", _MISSING
+
+    def get(self, name: str, default: Any = None, *, short: str = "") -> tuple[str, Any]:
+        """Return a setting's key and value; None counts as not set."""
+        key, value = self.find(name, short=short)
+        return key, default if value is _MISSING or value is None else value
+
+    def switch(self, name: str, default: bool = False) -> bool:
+        """Return a setting that is on or off."""
+        return as_switch(*self.get(name, default))
+
+
+def as_switch(key: str, value: Any) -> bool:
+    """Accept booleans, and their spellings in environment variables."""
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "1": True, "yes": True, "on": True}
+    words |= {"false": False, "0": False, "no": False, "off": False}
+    try:
+        return words[str(value).strip().lower()]
+    except KeyError:
+        raise ConfigurationError(f"{key} must be True or False.") from None
+
+
+# --- an ESP's settings -----------------------------------------------------------------
+
+
+def esp_settings(lookup: Lookup, esp: Esp, *, sending: bool) -> Settings:
+    """Resolve all settings of an ESP.
+
+    Raises ConfigurationError for a required one that is not set, if ``sending``.
+    """
+    prefix = esp.key.upper()
+    values: dict[str, Any] = {}
+    missing: dict[str, str] = {}
+    for setting in esp.settings:
+        full = f"{prefix}_{setting.name}"
+        key, value = lookup.find(full, bare=setting.bare, short=setting.name)
+        missing[setting.name] = _how_to_set(full, setting)
+        if value is _MISSING or value is None:
+            if setting.required and sending:
+                raise ConfigurationError(missing[setting.name])
+            values[setting.name] = setting.default
+        else:
+            values[setting.name] = _converted(lookup, setting, key, value)
+    values["WEBHOOK_SECRET"] = webhook_secret(lookup, prefix)
+    missing["WEBHOOK_SECRET"] = (
+        f'MAILESP_WEBHOOK_SECRET is not set. Set it to "user:password" with a long random '
+        f"password, and put the same credentials into the webhook's URL at {esp.name}."
+    )
+    secrets = [setting.name for setting in esp.settings if setting.secret]
+    return Settings(values, secret=secrets, missing=missing)
+
+
+def _how_to_set(full: str, setting: Setting) -> str:
+    text = f"MAILESP_{full} is not set. Add it to app.config before calling init_app()."
+    return f"{text} You will find the value in {setting.where}." if setting.where else text
+
+
+def _converted(lookup: Lookup, setting: Setting, key: str, value: Any) -> Any:
+    if setting.secret:
+        return as_credential(key, value)
+    if setting.name.endswith("_URL"):
+        value = as_url(key, value, allow_http=lookup.switch("ALLOW_HTTP"))
+    if isinstance(setting.default, bool):
+        value = as_switch(key, value)
+    return setting.convert(key, value) if setting.convert else value
+
+
+def as_credential(key: str, value: Any) -> Secret:
+    """Check a credential: text without white space or characters no header can carry."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ConfigurationError(f"{key} must be text. In an environment variable, quote it.")
+    text = str(value).strip()
+    if not text or not text.isascii() or CONTROLS.search(text) or " " in text:
+        raise ConfigurationError(f"{key} is empty or holds characters that no credential has.")
+    return Secret(text)
+
+
+def as_url(key: str, value: Any, *, allow_http: bool) -> str:
+    """Check a base URL: https, or http to this machine; return it without a last slash."""
+    problem = _url_problem(value, allow_http)
+    if problem:
+        raise ConfigurationError(f"{key} {problem}")
+    return str(value).strip().rstrip("/")
+
+
+def _url_problem(value: Any, allow_http: bool) -> str | None:
+    if not isinstance(value, str) or CONTROLS.search(value) or " " in value.strip():
+        return 'must be a URL such as "https://mail.example.com".'
+    try:
+        parts = urlsplit(value.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "is not a valid URL."
+    if parts.scheme not in ("http", "https") or not host:
+        return 'must be a URL such as "https://mail.example.com".'
+    if "@" in parts.netloc:
+        return "must not hold a user name or password; there is a setting for the credential."
+    if parts.query or parts.fragment or "?" in value or "#" in value:
+        return "must not have a query or fragment."
+    if parts.scheme == "http" and not (allow_http or is_loopback(host)):
+        return (
+            "must begin with https://, or the credential would cross the network in the "
+            "clear. On a network you trust, set MAILESP_ALLOW_HTTP = True."
+        )
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address means this machine."""
+    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def webhook_secret(lookup: Lookup, prefix: str) -> tuple[SecretBytes, ...] | None:
+    """Return the Basic credentials that webhooks must bring, or None.
+
+    The ESP's own setting overrides the general one, even with None.
+    """
+    key, value = lookup.find(f"{prefix}_WEBHOOK_SECRET", short="WEBHOOK_SECRET")
+    if value is _MISSING:
+        key, value = lookup.find("WEBHOOK_SECRET")
+    if value is _MISSING or value is None:
+        return None
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not items:
+        raise ConfigurationError(f'{key} must be "user:password" or a list of such texts.')
+    return tuple(_credentials(key, item) for item in items)
+
+
+def _credentials(key: str, item: Any) -> SecretBytes:
+    user, colon, password = item.partition(":") if isinstance(item, str) else ("", "", "")
+    if not (user and colon and password):
+        raise ConfigurationError(f'{key} must be "user:password" or a list of such texts.')
+    return SecretBytes(item.encode("utf-8", "surrogatepass"))
+
+
+# --- general settings ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class General:
+    """The settings that belong to the app rather than to an ESP or mailer."""
+
+    url_prefix: str
+    options: PrepareOptions
+    connect_timeout: float
+    total_timeout: float
+    tls_verify: bool | str
+    debug_api_requests: bool
+    allow_insecure_webhooks: bool
+    webhook_max_bytes: int
+
+
+def general(lookup: Lookup, *, debug_or_testing: bool) -> General:
+    """Resolve the general settings."""
+    connect, total = timeouts(*lookup.get("REQUESTS_TIMEOUT", DEFAULT_TIMEOUT))
+    encoder = idna_encoder(lookup.get("IDNA_ENCODER", "idna2008")[1])
+    return General(
+        url_prefix=url_prefix(*lookup.get("URL_PREFIX", "/mail-hooks")),
+        options=PrepareOptions(encoder, time_zone(*lookup.get("TIMEZONE", "UTC"))),
+        connect_timeout=connect,
+        total_timeout=total,
+        tls_verify=tls_verify(*lookup.get("TLS_VERIFY", True), debug_or_testing),
+        debug_api_requests=lookup.switch("DEBUG_API_REQUESTS"),
+        allow_insecure_webhooks=lookup.switch("WEBHOOK_ALLOW_INSECURE") and debug_or_testing,
+        webhook_max_bytes=byte_count(*lookup.get("WEBHOOK_MAX_BYTES", DEFAULT_MAX_BYTES)),
+    )
+
+
+def timeouts(key: str, value: Any) -> tuple[float, float]:
+    """Return (connect, total) seconds; a single number is the total."""
+    pair = value if isinstance(value, (list, tuple)) else (min_of(value), value)
+    try:
+        connect, total = (_seconds(item) for item in pair)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"{key} must be a number of seconds, or a pair (connect, total) of them."
+        ) from None
+    return min(connect, total), total
+
+
+def min_of(total: Any) -> Any:
+    """Return the connect time-out that goes with a total."""
+    return min(total, DEFAULT_TIMEOUT[0]) if isinstance(total, (int, float)) else total
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if isinstance(value, bool) or not 0 < seconds < 86_400:
+        raise ValueError
+    return seconds
+
+
+def time_zone(key: str, value: Any) -> tzinfo:
+    """Return the zone of naive ``send_at`` times."""
+    if isinstance(value, tzinfo):
+        return value
+    if value == "UTC":
+        return timezone.utc
+    from zoneinfo import ZoneInfo
+
+    try:
+        return ZoneInfo(value)
+    except (KeyError, ValueError, TypeError, OSError, AttributeError):
+        raise ConfigurationError(
+            f'{key} must be a time zone such as "Europe/Prague" (on systems without zone data, '
+            "install the tzdata package)."
+        ) from None
+
+
+def tls_verify(key: str, value: Any, debug_or_testing: bool) -> bool | str:
+    """Return True, the path of a CA bundle, or (in debug and testing only) False."""
+    if isinstance(value, str) and value.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        return value
+    verify = as_switch(key, value)
+    if not verify and not debug_or_testing:
+        raise ConfigurationError(
+            f"{key} = False is allowed in debug and testing only. For a private CA, set it to "
+            "the path of the CA's certificate."
+        )
+    return verify
+
+
+def byte_count(key: str, value: Any) -> int:
+    """Return a positive number of bytes."""
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ConfigurationError(f"{key} must be a number of bytes.")
+    return value
+
+
+def url_prefix(key: str, value: Any) -> str:
+    """Return the blueprint's prefix: with a first slash, without a last one."""
+    if not isinstance(value, str) or not value.startswith("/") or not value.strip("/"):
+        raise ConfigurationError(f'{key} must be a path such as "/mail-hooks".')
+    return value.rstrip("/")
+
+
+# --- mailers ---------------------------------------------------------------------------
+
+
+def mailer_specs(lookup: Lookup) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return each mailer's name with the place of its ESP's name and its own settings."""
+    key, mailers = lookup.get("MAILERS", {})
+    if not isinstance(mailers, Mapping):
+        raise ConfigurationError(f'{key} must be a dict such as {{"default": {{"esp": ...}}}}.')
+    specs: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for name, spec in mailers.items():
+        place = f"{key}[{name!r}]"
+        if not isinstance(spec, Mapping):
+            raise ConfigurationError(f'{place} must be a dict such as {{"esp": "postmark"}}.')
+        specs[str(name)] = place, {str(item).upper(): value for item, value in spec.items()}
+    _, esp = lookup.get("ESP")
+    if "default" not in specs:
+        if esp is None:
+            raise ConfigurationError(
+                'MAILESP_ESP is not set. Set it to the ESP to send through, such as "postmark"'
+                f"{' (or add a mailer named default)' if specs else ''}."
+            )
+        specs["default"] = "MAILESP", {"ESP": esp}
+    return specs
+
+
+def send_defaults(lookup: Lookup, esp: Esp) -> dict[str, Any]:
+    """Return the defaults for messages; the more specific ones win, key by key."""
+    merged: dict[str, Any] = {}
+    app_wide = Lookup(lookup.config)
+    for key, value in (
+        app_wide.get("SEND_DEFAULTS", {}),
+        app_wide.get(f"{esp.key.upper()}_SEND_DEFAULTS", {}),
+        (f"{lookup.place}['SEND_DEFAULTS']", lookup.own.get("SEND_DEFAULTS") or {}),
+    ):
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(f"{key} must be a dict of Message attributes.")
+        refuse_unknown(value, Message.__annotations__, f"{key} has no meaning for")
+        merged |= value
+    return _as_attributes(merged)
+
+
+def _as_attributes(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Give defaults the containers that the attributes have: one tag becomes a list of it."""
+    message = Message(**defaults)
+    return {name: getattr(message, name) for name in defaults}
+
+
+# --- unknown keys ----------------------------------------------------------------------
+
+
+def refuse_unknown(given: Iterable[Any], known: Iterable[str], text: str) -> None:
+    """Raise ConfigurationError for the first unknown key, naming the nearest known one."""
+    known = set(known)
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ConfigurationError(f"{text} {key!r}.{hint}")
+
+
+def check_keys(lookup: Lookup, in_use: Iterable[Esp]) -> None:
+    """Refuse settings that no part of the package knows. Rarely needs all ESPs' rooms."""
+    given = {str(key)[8:]: str(key) for key in lookup.config if str(key).startswith("MAILESP_")}
+    given |= {name: f'MAILESP["{name}"]' for name in lookup.nested}
+    known = GENERAL.union(*map(names_of, in_use))
+    if not known.issuperset(given):
+        known = GENERAL.union(*map(names_of, all_esps()))
+        for name, place in given.items():
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f" Did you mean MAILESP_{close[0]}?" if close else ""
+                raise ConfigurationError(f"{place} is not a setting of Flask-MailESP.{hint}")
+
+
+def names_of(esp: Esp) -> set[str]:
+    """Return the names of all settings that belong to an ESP."""
+    prefix = esp.key.upper()
+    return {f"{prefix}_{name}" for name in OF_ANY_ESP.union(item.name for item in esp.settings)}
+
+
+def check_mailer_keys(place: str, own: Mapping[str, Any], esp: Esp) -> None:
+    """Refuse keys of a mailer that neither it nor its ESP knows."""
+    names = OF_A_MAILER.union(setting.name for setting in esp.settings)
+    full = {f"{esp.key.upper()}_{name}" for name in names}
+    known = names | full | {f"MAILESP_{name}" for name in full}
+    refuse_unknown(own, known, f"{place} has no setting")

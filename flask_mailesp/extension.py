@@ -1,0 +1,259 @@
+"""The extension: reads the configuration once, keeps the app's state, sends."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Flask, current_app
+
+from . import config, signals
+from .delivery import Mailer, deliver, must_raise
+from .esp import Esp, Settings
+from .exceptions import CancelSend, ConfigurationError
+from .many import deliver_many
+from .message import Message
+from .registry import load_esp, require_esp
+from .results import Outcome, Recipients, SendResult
+from .transport import Transport
+from .views import WebhookLog, blueprint
+
+logger = logging.getLogger("flask_mailesp")
+
+
+@dataclass
+class State:
+    """Everything the extension keeps for one app, in ``app.extensions["mailesp"]``."""
+
+    general: config.General
+    lookup: config.Lookup = field(repr=False)
+    mailers: dict[str, Mailer]
+    transport: Transport
+    hooks: dict[str, tuple[Esp, Settings] | None] = field(default_factory=dict, repr=False)
+    webhook_log: WebhookLog = field(default_factory=WebhookLog, repr=False)
+    exempted: bool = False
+
+    def mailer(self, name: str | None) -> Mailer:
+        """Return a mailer by name; None is the default one."""
+        try:
+            return self.mailers[name or "default"]
+        except KeyError:
+            close = difflib.get_close_matches(str(name), self.mailers, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigurationError(
+                f"There is no mailer named {name!r}.{hint} Mailers are set in MAILESP_MAILERS."
+            ) from None
+
+    def hook(self, esp_key: str) -> tuple[Esp, Settings] | None:
+        """Return an ESP and its settings for webhooks, or None if there is no such ESP."""
+        if esp_key not in self.hooks:
+            esp = load_esp(esp_key)
+            if esp is None:
+                return None  # not kept: strangers choose these names
+            self.hooks[esp_key] = esp, config.esp_settings(self.lookup, esp, sending=False)
+        return self.hooks[esp_key]
+
+
+class MailESP:
+    """Flask's email, through an email service provider (ESP).
+
+    Make one, with the app or later with `init_app`; one object serves many apps. All state
+    is in ``app.extensions["mailesp"]``.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Read the configuration and register the webhook routes.
+
+        Each key is looked up as ``app.config["MAILESP"]["KEY"]``, then ``MAILESP_KEY``:
+
+        ``ESP``
+            The ESP to send through, such as ``"postmark"``. Required, unless ``MAILERS`` has
+            a mailer named ``default``.
+        ``MAILERS``
+            ``{"default": {"esp": "postmark", ...}, "bulk": {...}}``: several mailers, each
+            with settings of its own.
+        ``<ESP>_...``
+            An ESP's own settings, such as ``POSTMARK_SERVER_TOKEN``; credentials and URLs
+            are also found without the ``MAILESP_`` prefix. See the ESP's page.
+        ``SEND_DEFAULTS``, ``<ESP>_SEND_DEFAULTS``
+            ``{"sender": ..., "tags": ...}``: values for what a message does not give.
+        ``IGNORE_UNSUPPORTED_FEATURES``
+            Leave out, with a warning, what the ESP cannot express. Default False.
+        ``IGNORE_RECIPIENT_STATUS``
+            Do not raise `RecipientsRefusedError`. Default False.
+        ``WEBHOOK_SECRET``, ``<ESP>_WEBHOOK_SECRET``
+            ``"user:password"`` that webhooks must bring as Basic credentials, or a list.
+        ``WEBHOOK_ALLOW_INSECURE``
+            In debug and testing only: accept webhooks where nothing is configured to
+            authenticate them. Default False.
+        ``WEBHOOK_MAX_BYTES``
+            The largest webhook body that is read. Default 40 MB.
+        ``REQUESTS_TIMEOUT``
+            Seconds for one request to the ESP, or ``(connect, total)``. Default (10, 30).
+        ``URL_PREFIX``
+            Where the webhook routes are. Default ``"/mail-hooks"``.
+        ``TIMEZONE``
+            The zone of naive ``send_at`` times. Default ``"UTC"``.
+        ``IDNA_ENCODER``
+            ``"idna2008"`` (default), ``"idna2003"``, ``"none"`` or a function.
+        ``ALLOW_HTTP``
+            Accept ``http://`` API URLs beyond this machine. Default False.
+        ``TLS_VERIFY``
+            True (default), the path of a CA bundle, or False in debug and testing.
+        ``DEBUG_API_REQUESTS``
+            Log every exchange with the ESP, without credentials and content. Default False.
+
+        Raises ConfigurationError, naming the key, for what is missing, unknown or wrong; and
+        RuntimeError if the app has been initialised before.
+        """
+        if "mailesp" in app.extensions:
+            raise RuntimeError("This app has a MailESP already; call init_app() once per app.")
+        app.extensions["mailesp"] = _read(app)
+        app.register_blueprint(blueprint(app.extensions["mailesp"].general.url_prefix))
+
+    def send(self, message: Message, using: str | None = None) -> SendResult:
+        """Send one message now and return what became of it.
+
+        ``using`` names one of several mailers. Raises as the tree in
+        `flask_mailesp.exceptions` says; every error after a request carries ``result``.
+        """
+        app, state = _current()
+        result = _send(app, state.mailer(using), message)
+        if result.error is not None and must_raise(state.mailer(using), result):
+            raise result.error
+        return result
+
+    def send_many(
+        self, messages: Iterable[Message], using: str | None = None, workers: int = 8
+    ) -> Iterator[SendResult]:
+        """Send messages; yield a result for each, in order, as they become known.
+
+        Never raises for one message: its ``result.error`` says what happened. Uses the ESP's
+        multi-message endpoint where there is one, and else at most ``workers`` requests at
+        once. What has not been started when the iteration ends is not sent.
+        """
+        app, state = _current()
+        return _send_many(app, state.mailer(using), messages, workers)
+
+    def using(self, name: str) -> BoundMailer:
+        """Return a sender bound to one of the mailers in ``MAILESP_MAILERS``."""
+        _current()[1].mailer(name)
+        return BoundMailer(self, name)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundMailer:
+    """A mailer by name: ``mail.using("bulk").send(message)``."""
+
+    mail: MailESP = field(repr=False)
+    name: str
+
+    def send(self, message: Message) -> SendResult:
+        """Send one message; see `MailESP.send`."""
+        return self.mail.send(message, using=self.name)
+
+    def send_many(self, messages: Iterable[Message], workers: int = 8) -> Iterator[SendResult]:
+        """Send messages; see `MailESP.send_many`."""
+        return self.mail.send_many(messages, using=self.name, workers=workers)
+
+
+def _current() -> tuple[Flask, State]:
+    """Return the current app and its state."""
+    try:
+        state: State = current_app.extensions["mailesp"]
+    except KeyError:
+        raise RuntimeError(
+            "This app has no MailESP: call MailESP(app) or mail.init_app(app) first."
+        ) from None
+    return current_app._get_current_object(), state  # type: ignore[attr-defined]
+
+
+def _read(app: Flask) -> State:
+    """Resolve all settings of an app."""
+    lookup = config.Lookup(app.config)
+    general = config.general(lookup, debug_or_testing=app.debug or app.testing)
+    transport = Transport(
+        connect_timeout=general.connect_timeout,
+        total_timeout=general.total_timeout,
+        verify=general.tls_verify,
+    )
+    state = State(general, lookup, {}, transport)
+    specs = config.mailer_specs(lookup)
+    for name, (place, own) in specs.items():
+        state.mailers[name] = _mailer(state, name, place, own)
+    config.check_keys(lookup, [mailer.esp for mailer in state.mailers.values()])
+    return state
+
+
+def _mailer(state: State, name: str, place: str, own: Mapping[str, Any]) -> Mailer:
+    lookup = config.Lookup(state.lookup.config, own, place)
+    esp = require_esp(own.get("ESP"), "MAILESP_ESP" if place == "MAILESP" else f"{place}['esp']")
+    config.check_mailer_keys(place, own, esp)
+    settings = config.esp_settings(lookup, esp, sending=True)
+    if esp.key not in state.hooks or name == "default":
+        state.hooks[esp.key] = esp, settings
+    return Mailer(
+        name,
+        esp,
+        settings,
+        state.transport,
+        defaults=config.send_defaults(lookup, esp),
+        options=state.general.options,
+        ignore_unsupported=lookup.switch("IGNORE_UNSUPPORTED_FEATURES"),
+        ignore_recipient_status=lookup.switch("IGNORE_RECIPIENT_STATUS"),
+        log_exchanges=state.general.debug_api_requests,
+    )
+
+
+def _send(app: Flask, mailer: Mailer, message: Message) -> SendResult:
+    """Send between the two signals. Raises InvalidMessageError only."""
+    if not isinstance(message, Message):
+        raise TypeError(f"send() takes a flask_mailesp.Message, not {type(message).__name__}.")
+    cancelled = _announce_send(app, mailer, message)
+    if cancelled is not None:
+        return cancelled
+    result = deliver(mailer, message)
+    _announce_result(app, message, result)
+    return result
+
+
+def _announce_send(app: Flask, mailer: Mailer, message: Message) -> SendResult | None:
+    """Emit pre_send; return a result if a receiver cancelled the send."""
+    if not signals.pre_send.receivers:
+        return None
+    try:
+        signals.pre_send.send(
+            app, _async_wrapper=app.ensure_sync, message=message, esp_name=mailer.esp.name
+        )
+    except CancelSend:
+        return SendResult(mailer.esp.name, Outcome.CANCELLED, Recipients())
+    return None
+
+
+def _announce_result(app: Flask, message: Message, result: SendResult) -> None:
+    """Emit post_send, receiver by receiver: what they raise cannot unsend the message."""
+    if not signals.post_send.receivers:
+        return
+    for receiver in signals.post_send.receivers_for(app):
+        try:
+            app.ensure_sync(receiver)(app, message=message, result=result, esp_name=result.esp_name)
+        except Exception:
+            logger.exception("A receiver of post_send failed; the send is not affected.")
+
+
+def _send_many(
+    app: Flask, mailer: Mailer, messages: Iterable[Message], workers: int
+) -> Iterator[SendResult]:
+    for message, result in deliver_many(
+        mailer, messages, workers, lambda message: _announce_send(app, mailer, message)
+    ):
+        if result.outcome is not Outcome.CANCELLED:
+            _announce_result(app, message, result)
+        yield result

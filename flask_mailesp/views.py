@@ -1,0 +1,203 @@
+"""The blueprint: webhooks in, signals out.
+
+``flask.request ─copy→ WebhookRequest → verify(raw bytes) → parse → events → receivers``
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal
+
+from flask import Blueprint, Flask, Response, abort, current_app, request
+
+from . import signals
+from .esp import Esp, Settings, Webhook, WebhookRequest
+from .events import EventType, InboundEvent, TrackingEvent
+from .exceptions import ConfigurationError, WebhookRejected
+
+if TYPE_CHECKING:
+    from .extension import State
+
+logger = logging.getLogger("flask_mailesp")
+
+Kind = Literal["tracking", "inbound"]
+Event = TrackingEvent | InboundEvent
+
+_LOG_EVERY = 10.0  # seconds between two lines about rejected webhooks
+
+
+def blueprint(url_prefix: str) -> Blueprint:
+    """Return the blueprint with both routes, each with or without the last slash."""
+    hooks = Blueprint("mailesp", __name__, url_prefix=url_prefix)
+    for view in (tracking, inbound):
+        path = f"/<esp>/{view.__name__}/"
+        hooks.add_url_rule(path, view_func=view, methods=["POST"], strict_slashes=False)
+    hooks.url_value_preprocessor(_exempt_once)
+    return hooks
+
+
+def tracking(esp: str) -> Response:
+    """Receive an ESP's tracking events."""
+    return receive(esp, "tracking")
+
+
+def inbound(esp: str) -> Response:
+    """Receive an ESP's inbound mail."""
+    return receive(esp, "inbound")
+
+
+def receive(esp_key: str, kind: Kind) -> Response:
+    """Authenticate, read and hand on one webhook.
+
+    Answers 200; 401 if it is not authentic; 413 if it is too large; 404 if there is no such
+    ESP or kind; the ESP's retry status if a receiver failed.
+    """
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    state: State = app.extensions["mailesp"]
+    try:
+        hook = state.hook(esp_key)
+    except ConfigurationError as error:
+        return _reject(state, esp_key, str(error))
+    webhook = hook[0].webhook(kind) if hook else None
+    if hook is None or webhook is None:
+        abort(404)
+    esp, settings = hook
+    request.max_content_length = state.general.webhook_max_bytes
+    hook_request = WebhookRequest(EnvironHeaders(request.environ), request.get_data(cache=False))
+    reason = _why_not(state, webhook, hook_request, settings)
+    if reason is not None:
+        return _reject(state, esp.name, reason)
+    events = _parse(esp, webhook, hook_request, settings)
+    delivered = [_emit(app, state, esp, event, kind) for event in events]
+    if all(delivered):
+        return Response("OK\n", 200, content_type="text/plain")
+    return Response("Try again later.\n", webhook.retry_status, content_type="text/plain")
+
+
+class EnvironHeaders:
+    """A request's headers, looked up in the WSGI environ without regard to case."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._environ = environ
+
+    def get(self, name: str, /) -> str | None:
+        """Return a header's value, or None."""
+        key = name.upper().replace("-", "_")
+        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = f"HTTP_{key}"
+        value: str | None = self._environ.get(key)
+        return value
+
+
+def _why_not(
+    state: State, webhook: Webhook, hook_request: WebhookRequest, settings: Settings
+) -> str | None:
+    """Return why a webhook is not authentic, or None if it is."""
+    try:
+        webhook.verify(hook_request, settings, datetime.now(timezone.utc))
+    except WebhookRejected as error:
+        return str(error)
+    except ConfigurationError as error:
+        return None if state.general.allow_insecure_webhooks else str(error)
+    return None
+
+
+def _reject(state: State, esp_name: str, reason: str) -> Response:
+    state.webhook_log.rejected(esp_name, reason)
+    return Response("Not authentic.\n", 401, content_type="text/plain")
+
+
+def _parse(
+    esp: Esp, webhook: Webhook, hook_request: WebhookRequest, settings: Settings
+) -> Sequence[Event]:
+    """Parse; whatever goes wrong in there, the data arrives as an unknown event."""
+    try:
+        events = webhook.parse(hook_request, settings)
+    except Exception:
+        logger.exception("A webhook of %s could not be read; it is an unknown event.", esp.name)
+        digest = sha256(hook_request.body).hexdigest()
+        return (TrackingEvent(EventType.UNKNOWN, hook_request.body, identity=(esp.name, digest)),)
+    for event in events:
+        if isinstance(event.esp_event, bytes):
+            size = len(hook_request.body)
+            logger.warning("A webhook of %s is not readable (%d bytes).", esp.name, size)
+    return events
+
+
+def _emit(app: Flask, state: State, esp: Esp, event: Event, kind: Kind) -> bool:
+    """Call every receiver of one event; tell whether all of them were content.
+
+    Receivers are called one by one, since one that fails must not keep the event from
+    the others.
+    """
+    is_inbound = isinstance(event, InboundEvent)
+    if is_inbound is not (kind == "inbound") and event.event_type is not EventType.UNKNOWN:
+        state.webhook_log.misplaced(esp.name, kind)
+    signal = signals.inbound if is_inbound else signals.tracking
+    content, heard = True, False
+    for receiver in signal.receivers_for(app):
+        heard = True
+        try:
+            app.ensure_sync(receiver)(app, event=event, esp_name=esp.name)
+        except Exception:
+            logger.exception("A receiver of %s failed on %r.", signal.name, event.event_type.value)
+            content = False
+    if not heard:
+        state.webhook_log.unheard(signal.name)
+    return content
+
+
+class WebhookLog:
+    """Log lines about webhooks, few enough that no stranger can fill the log."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._silent = 0
+        self._said: set[str] = set()
+
+    def rejected(self, esp_name: str, reason: str) -> None:
+        """Log a rejected webhook, at most once in ten seconds."""
+        now = time.monotonic()
+        if now < self._next:
+            self._silent += 1
+            return
+        more = f" ({self._silent} more since the last such line)" if self._silent else ""
+        self._next, self._silent = now + _LOG_EVERY, 0
+        logger.warning("A webhook for %.40r was rejected: %s%s", esp_name, reason, more)
+
+    def misplaced(self, esp_name: str, kind: Kind) -> None:
+        """Log, once for each, that a webhook came to the other kind's URL."""
+        other = "inbound" if kind == "tracking" else "tracking"
+        self._once(
+            f"{esp_name} posts {other} webhooks to the {kind} URL. They are treated as what "
+            "they are; correct the URL at the ESP."
+        )
+
+    def unheard(self, signal_name: str) -> None:
+        """Log, once for each signal, that nobody receives it."""
+        self._once(f"No receiver is connected to {signal_name}: such events are lost.")
+
+    def _once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning(text)
+
+
+def _exempt_once(endpoint: str | None, values: dict[str, Any] | None) -> None:
+    """Exempt the webhooks from CSRF protection, before any ``before_request`` runs.
+
+    Flask calls this ahead of them, and at the first webhook every extension is there.
+    """
+    state: State = current_app.extensions["mailesp"]
+    if not state.exempted:
+        state.exempted = True
+        protection: Any = current_app.extensions.get("csrf")  # Flask-WTF, Flask-SeaSurf
+        if hasattr(protection, "exempt"):
+            for view in (tracking, inbound):
+                protection.exempt(view)
