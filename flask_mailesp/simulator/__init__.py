@@ -1,0 +1,49 @@
+"""A local email service provider: the other side of the wire, for development and tests.
+
+One small WSGI application speaks what Postmark and Postal speak: it validates a send as
+the provider documents it, answers with the provider's statuses and error bodies, and posts
+the provider's webhooks back, with real Basic credentials (Postmark) or a real RSA signature
+over the exact bytes (Postal). Nothing leaves the machine, and the application under test
+runs its production code path: only the API's URL differs. ::
+
+    from flask_mailesp.simulator import Simulator
+
+    sim = Simulator()
+    sim.hook("postmark", tracking="http://user:pass@127.0.0.1:5000/mail-hooks/postmark/tracking/")
+
+    with sim.running() as server:
+        # MAILESP_POSTMARK_API_URL = server.url_for("postmark")
+        # MAILESP_POSTMARK_SERVER_TOKEN = "POSTMARK-SIMULATOR-TOKEN"
+        ...                                   # the application sends a message
+        sim.wait()                            # its "delivered" webhook has been answered
+        message = sim.messages[-1]
+        sim.emit(message, "opened")           # post one more, now; returns the Delivery
+
+        mail = sim.compose("postmark", from_="ann@example.com", to="help@in.example.org",
+                           subject="Hello", text="Hi")
+        sim.receive("postmark", mail, to="help@in.example.org")     # inbound mail
+
+Every provider lives under its own prefix of one base URL: ``{base}/postmark/email``,
+``{base}/postal/api/v1/send/message``, ``{base}/postal/.well-known/jwks.json``.
+
+The simulator reads the providers' documentation on its own and shares no code with the rest
+of the package, so that a mistake on one side shows on the other. Production code never
+imports it.
+"""
+
+from __future__ import annotations
+
+from .app import Simulator
+from .records import Attached, Delivery, Fault, Hook, Refusal, SentMessage
+from .server import LocalServer
+
+__all__ = [
+    "Attached",
+    "Delivery",
+    "Fault",
+    "Hook",
+    "LocalServer",
+    "Refusal",
+    "SentMessage",
+    "Simulator",
+]
