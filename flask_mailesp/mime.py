@@ -333,8 +333,8 @@ def parameters(value: str, defects: Defects) -> dict[str, str]:
     """Read what follows the first ``;``: names in lower case, the first of a name wins.
 
     Continuations and charsets (RFC 2231) are put together and win over the plain form, which
-    is there for older readers. Encoded words, which do not belong there but are common, are
-    decoded too.
+    is there for older readers. Encoded words in the plain form, which do not belong there but
+    are common, are decoded too.
     """
     plain: dict[str, str] = {}
     sections: dict[str, dict[int, tuple[str, bool]]] = {}
@@ -346,8 +346,8 @@ def parameters(value: str, defects: Defects) -> dict[str, str]:
         encoded = section[2] is None or section[3] is not None
         found = sections.setdefault(section[1], {})
         found.setdefault(int(section[2] or 0), (text, encoded))
-    plain.update({name: _joined(found, defects) for name, found in sections.items()})
-    return {name: header_text(text, defects) for name, text in plain.items()}
+    joined = {name: one_line(_joined(found, defects)) for name, found in sections.items()}
+    return {name: header_text(text, defects) for name, text in plain.items()} | joined
 
 
 def _raw_parameters(value: str, defects: Defects) -> Iterator[tuple[str, str]]:
