@@ -6,7 +6,7 @@ from flask_mailesp import __version__
 
 project = "Flask-MailESP"
 author = "The Flask-MailESP contributors"
-copyright = f"2026, {author}"  # noqa: A001 - the name Sphinx wants
+copyright = f"2026, {author}"
 release = version = __version__
 
 extensions = [
@@ -17,7 +17,7 @@ extensions = [
 ]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-default_role = "any"
+default_role = "code"
 nitpicky = False
 
 autodoc_member_order = "bysource"
