@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 from . import features
 from .address import Address
-from .esp import Call, Esp, HttpRequest, HttpResponse, Part, Reading, Settings
+from .esp import Call, Esp, HttpRequest, HttpResponse, Part, Reading, Secret, Settings
 from .exceptions import (
     APIError,
     AuthenticationError,
@@ -31,12 +32,13 @@ from .exceptions import (
     UnsupportedFeatureError,
 )
 from .message import Message, PreparedMessage
-from .outcomes import whole_call
+from .outcomes import unreadable, whole_call
 from .prepare import PrepareOptions, prepare
 from .results import ACCEPTED, Attempt, Outcome, Recipients, RecipientStatus, SendResult, Status
 
 logger = logging.getLogger("flask_mailesp")
 
+_BLOT = "***"
 _RECIPIENT_TROUBLE = frozenset({Status.REJECTED, Status.INVALID})
 
 
@@ -113,13 +115,22 @@ class Delivery:
         self.response: HttpResponse | None = None
 
     def run(self, recipients: Sequence[Address], calls: Iterable[Call]) -> SendResult:
-        """Exchange the calls one after another; stop where going on is pointless."""
-        for call in calls:
-            readings = self.exchange(call)
-            for part, reading in zip(call.parts, readings, strict=True):
-                self.note(part, reading)
-            if any(stops(reading.error) for reading in readings):
-                break
+        """Exchange the calls one after another; stop where going on is pointless.
+
+        Raises InvalidMessageError only while nothing has been sent.
+        """
+        try:
+            for call in calls:
+                readings = self.exchange(call)
+                for part, reading in zip(call.parts, readings, strict=True):
+                    self.note(part, reading)
+                if all(stops(reading.error) for reading in readings):
+                    break
+        except InvalidMessageError as error:
+            if not self.attempts:
+                raise
+            logger.error("A part of the message could not be built: %s", error)
+            self.errors.append(error)
         return self.result(recipients)
 
     def exchange(self, call: Call) -> Sequence[Reading]:
@@ -133,14 +144,26 @@ class Delivery:
             failed.esp_name = self.mailer.esp.name
             readings: Sequence[Reading] = whole_call(call, failed)
         else:
-            self.response = response = _without_secrets(response, self.mailer.settings)
+            self.response = response = _without_secrets(response, call, self.mailer.settings)
             status = response.status
-            readings = self.mailer.esp.read(call, response, self.mailer.settings)
+            readings = self.read(call, response)
         duration = time.perf_counter() - clock
         self.attempts.append(self.attempt(started, duration, status, readings))
         if self.mailer.log_exchanges:
             log_exchange(self.mailer.esp.name, call, status, duration)
         return readings
+
+    def read(self, call: Call, response: HttpResponse) -> Sequence[Reading]:
+        """Have the ESP's room read an answer. Should that fail, the message is out anyway."""
+        esp = self.mailer.esp
+        try:
+            readings = esp.read(call, response, self.mailer.settings)
+            if fits(call, readings):
+                return readings
+            logger.error("%s's answer was read for the wrong recipients.", esp.name)
+        except Exception:
+            logger.exception("%s's answer could not be read.", esp.name)
+        return whole_call(call, unreadable(esp.name, response))
 
     def attempt(
         self,
@@ -166,6 +189,9 @@ class Delivery:
             self.errors.append(reading.error)
 
     def result(self, recipients: Sequence[Address]) -> SendResult:
+        """Return what is known about the message now."""
+        if not (self.known or self.errors):
+            self.errors.append(NotSentError(_NOT_TRIED.description + " Nothing was sent."))
         entries = Recipients((item, self.known.get(item.key, _NOT_TRIED)) for item in recipients)
         outcome = outcome_of(entries.values(), self.errors)
         return conclude(
@@ -183,8 +209,15 @@ class Delivery:
 _NOT_TRIED = RecipientStatus(Status.FAILED, None, "Not tried: an earlier request failed.")
 
 
+def fits(call: Call, readings: Sequence[Reading]) -> bool:
+    """Tell whether there is one reading for each part, and one status for each recipient."""
+    return [len(part.recipients) for part in call.parts] == [
+        len(reading.statuses) for reading in readings
+    ]
+
+
 def stops(error: MailESPError | None) -> bool:
-    """Tell whether sending the next part of a message is pointless or unsafe."""
+    """Tell whether an error that befell a whole request makes the next one pointless."""
     return isinstance(
         error, (NotSentError, SendUncertainError, AuthenticationError, RateLimitedError)
     )
@@ -236,6 +269,8 @@ def conclude(result: SendResult, errors: Sequence[MailESPError]) -> SendResult:
     if result.outcome in (Outcome.ACCEPTED, Outcome.PARTIAL):
         return result
     error = first_error(errors) or _unexplained(result)
+    if error.result is not None:  # it is about several messages; each has its own result
+        error = copy(error)
     error.esp_name = result.esp_name
     result = replace(result, error=error)
     error.result = result
@@ -272,10 +307,17 @@ def log_exchange(esp_name: str, call: Call, status: int | None, duration: float)
     )
 
 
-def _without_secrets(response: HttpResponse, settings: Settings) -> HttpResponse:
-    """Blot out credentials that the ESP echoes, before anything can show them."""
-    body = response.body
-    for secret in settings.secrets():
-        if (data := secret.encode()) in body:
-            body = body.replace(data, b"***")
-    return response if body is response.body else replace(response, body=body)
+def _without_secrets(response: HttpResponse, call: Call, settings: Settings) -> HttpResponse:
+    """Blot out credentials that the ESP echoes, before anything can show them.
+
+    A request's header may hold one that is not a setting: a credential of this message only.
+    """
+    own = [value for value in call.request.headers.values() if isinstance(value, Secret)]
+    body, headers = response.body, response.headers
+    for secret in {*settings.secrets(), *own}:
+        body = body.replace(secret.encode(), _BLOT.encode())
+        if any(secret in value for value in headers.values()):
+            headers = {name: value.replace(secret, _BLOT) for name, value in headers.items()}
+    if body == response.body and headers is response.headers:
+        return response
+    return replace(response, body=body, headers=headers)

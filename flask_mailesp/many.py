@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 from .delivery import Delivery, Mailer, deliver, prepared_for, stops
+from .esp import Call
 from .exceptions import InvalidMessageError
 from .message import Message, PreparedMessage
 from .results import Outcome, Recipients, SendResult
@@ -94,23 +95,39 @@ def _send_batch(
     mailer: Mailer, prepared: dict[int, PreparedMessage], results: list[SendResult | None]
 ) -> None:
     """Exchange the calls for some messages and fill in their results."""
-    indices = list(prepared)
-    deliveries = {index: Delivery(mailer) for index in indices}
-    _exchange_all(mailer, [prepared[index] for index in indices], list(deliveries.values()))
+    calls = _built(mailer, prepared, results)
+    deliveries = {index: Delivery(mailer) for index in prepared}
+    _exchange_all(mailer, calls, list(deliveries.values()))
     for index, delivery in deliveries.items():
         results[index] = delivery.result(prepared[index].recipients)
 
 
-def _exchange_all(
-    mailer: Mailer, messages: Sequence[PreparedMessage], deliveries: Sequence[Delivery]
-) -> None:
-    assert mailer.esp.build_many is not None  # noqa: S101 - checked by deliver_many
+def _built(
+    mailer: Mailer, prepared: dict[int, PreparedMessage], results: list[SendResult | None]
+) -> list[Call]:
+    """Build the calls of all messages that can be built; the others get their error."""
+    build_many = mailer.esp.build_many
+    assert build_many is not None  # noqa: S101 - checked by deliver_many
+    try:
+        return list(build_many(list(prepared.values()), mailer.settings))
+    except InvalidMessageError:
+        for index, message in list(prepared.items()):
+            try:
+                list(mailer.esp.build(message, mailer.settings))
+            except InvalidMessageError as error:
+                results[index] = _failed(mailer, error)
+                del prepared[index]
+        return list(build_many(list(prepared.values()), mailer.settings))
+
+
+def _exchange_all(mailer: Mailer, calls: Sequence[Call], deliveries: Sequence[Delivery]) -> None:
     exchange = Delivery(mailer)
-    for call in mailer.esp.build_many(messages, mailer.settings):
+    for call in calls:
         readings = exchange.exchange(call)
         for part, reading in zip(call.parts, readings, strict=True):
             deliveries[part.message].note(part, reading)
-            deliveries[part.message].attempts = exchange.attempts[-1:]
-            deliveries[part.message].response = exchange.response
-        if any(stops(reading.error) for reading in readings):
+        for index in {part.message for part in call.parts}:
+            deliveries[index].attempts.append(exchange.attempts[-1])
+            deliveries[index].response = exchange.response
+        if all(stops(reading.error) for reading in readings):
             break

@@ -6,9 +6,9 @@ The table of outcomes that these functions implement is in the documentation und
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 
 from .esp import Call, HttpResponse, Part, Reading
 from .exceptions import (
@@ -20,8 +20,16 @@ from .exceptions import (
     SendUncertainError,
 )
 from .results import RecipientStatus, Status
+from .wire import as_number
 
-_LONGEST_WAIT = 24 * 60 * 60.0
+_DOUBT = "The message may or may not have been taken."
+_CODE = re.compile(r"[\w.-]{1,60}")
+_LONGEST_WAIT = 24 * 60 * 60.0  # seconds
+_BY_STATUS: dict[int, type[APIError]] = {
+    401: AuthenticationError,
+    403: AuthenticationError,
+    429: RateLimitedError,
+}
 
 
 def failure(
@@ -39,38 +47,43 @@ def failure(
     ``kind`` is the class of error where the ESP's code says more than the HTTP status.
     """
     status = response.status
-    text = _describe(esp_name, status, code, hint)
+    text = _describe(esp_name, response, code, hint, message)
+    known = {"status": status, "esp_name": esp_name, "request_id": request_id(response)}
     if kind is None and (status >= 500 or status < 300):
-        return SendUncertainError(
-            f"{text} The message may or may not have been taken.",
-            status=status,
-            esp_name=esp_name,
-        )
-    kind = kind or {401: AuthenticationError, 403: AuthenticationError, 429: RateLimitedError}.get(
-        status, APIError
-    )
-    details = {"status": status, "code": code, "message": message, "esp_name": esp_name}
+        return SendUncertainError(f"{text} {_DOUBT}", **known)  # type: ignore[arg-type]
+    kind = kind or _BY_STATUS.get(status, APIError)
+    details = {**known, "code": code, "message": message}
     if issubclass(kind, RateLimitedError):
-        return kind(text, retry_after=retry_after(response), **details)  # type: ignore[arg-type]
-    if 300 <= status < 400:
-        text += " Redirects are never followed: check the API_URL setting."
+        details["retry_after"] = retry_after(response)
     return kind(text, **details)  # type: ignore[arg-type]
 
 
-def _describe(esp_name: str, status: int, code: str | None, hint: str) -> str:
-    text = f"{esp_name} answered HTTP {status}"
-    if code is not None:
+def _describe(
+    esp_name: str, response: HttpResponse, code: str | None, hint: str, message: str
+) -> str:
+    """Say what was answered and what to do; the ESP's own words may quote addresses."""
+    text = f"{esp_name} answered HTTP {response.status}"
+    if code is not None and _CODE.fullmatch(code):
         text += f", code {code}"
+    if 300 <= response.status < 400:
+        hint = "Redirects are never followed: check the API_URL setting."
+    elif message and not hint:
+        hint = "What it said is in error.message or result.response."
     return f"{text}. {hint}".rstrip()
+
+
+def request_id(response: HttpResponse) -> str | None:
+    """Return the ESP's id of the exchange, where a header gives one."""
+    return response.headers.get("x-request-id")
 
 
 def unreadable(esp_name: str, response: HttpResponse) -> SendUncertainError:
     """Return the error for a success status whose body does not say what was accepted."""
     return SendUncertainError(
-        f"{esp_name} answered HTTP {response.status} with a body that could not be read. "
-        "The message may or may not have been taken.",
+        f"{esp_name} answered HTTP {response.status} with a body that could not be read. {_DOUBT}",
         status=response.status,
         esp_name=esp_name,
+        request_id=request_id(response),
     )
 
 
@@ -80,14 +93,10 @@ def retry_after(response: HttpResponse) -> float | None:
     Understands both forms of Retry-After (RFC 9110 section 10.2.3).
     """
     value = response.headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    seconds = float(value) if _is_number(value) else _seconds_until(value, response)
+    seconds = as_number(value)
+    if seconds is None:
+        seconds = _seconds_until(value, response)
     return None if seconds is None else min(max(seconds, 0.0), _LONGEST_WAIT)
-
-
-def _is_number(value: str) -> bool:
-    return value.isascii() and value.lstrip("-").replace(".", "", 1).isdigit() and len(value) < 300
 
 
 def _seconds_until(value: str, response: HttpResponse) -> float | None:
@@ -100,6 +109,8 @@ def _seconds_until(value: str, response: HttpResponse) -> float | None:
 
 
 def _http_date(value: str) -> datetime | None:
+    from email.utils import parsedate_to_datetime
+
     try:
         moment = parsedate_to_datetime(value)
         return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

@@ -22,7 +22,9 @@ def load_esp(key: str) -> Esp | None:
 
 
 def require_esp(name: object, setting: str) -> Esp:
-    """Return the ESP that a setting names, or raise ConfigurationError with the choices."""
+    """Return the ESP that a setting names (or is), or raise ConfigurationError."""
+    if isinstance(name, Esp):
+        return name
     key = str(name).strip().lower().replace(" ", "_").replace("-", "_")
     esp = load_esp(key)
     if esp is not None:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from hashlib import sha256
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
-from flask import Blueprint, Flask, Response, abort, current_app, request
+from flask import Blueprint, Flask, Request, Response, abort, current_app, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from . import signals
 from .esp import Esp, Settings, Webhook, WebhookRequest
@@ -31,12 +34,15 @@ _LOG_EVERY = 10.0  # seconds between two lines about rejected webhooks
 
 
 def blueprint(url_prefix: str) -> Blueprint:
-    """Return the blueprint with both routes, each with or without the last slash."""
+    """Return the blueprint with both routes, each with and without the last slash.
+
+    Two rules, since werkzeug's ``strict_slashes=False`` answers a wrong method with 404.
+    """
     hooks = Blueprint("mailesp", __name__, url_prefix=url_prefix)
-    for view in (tracking, inbound):
-        path = f"/<esp>/{view.__name__}/"
-        hooks.add_url_rule(path, view_func=view, methods=["POST"], strict_slashes=False)
-    hooks.url_value_preprocessor(_exempt_once)
+    for view, slash in product((tracking, inbound), ("/", "")):
+        path = f"/<esp>/{view.__name__}{slash}"
+        hooks.add_url_rule(path, view_func=view, methods=["POST"])
+    hooks.url_value_preprocessor(_exempt)
     return hooks
 
 
@@ -62,12 +68,10 @@ def receive(esp_key: str, kind: Kind) -> Response:
         hook = state.hook(esp_key)
     except ConfigurationError as error:
         return _reject(state, esp_key, str(error))
-    webhook = hook[0].webhook(kind) if hook else None
-    if hook is None or webhook is None:
+    if hook is None or (webhook := hook[0].webhook(kind)) is None:
         abort(404)
     esp, settings = hook
-    request.max_content_length = state.general.webhook_max_bytes
-    hook_request = WebhookRequest(EnvironHeaders(request.environ), request.get_data(cache=False))
+    hook_request = _read(state.general.webhook_max_bytes)
     reason = _why_not(state, webhook, hook_request, settings)
     if reason is not None:
         return _reject(state, esp.name, reason)
@@ -76,6 +80,16 @@ def receive(esp_key: str, kind: Kind) -> Response:
     if all(delivered):
         return Response("OK\n", 200, content_type="text/plain")
     return Response("Try again later.\n", webhook.retry_status, content_type="text/plain")
+
+
+def _read(most: int) -> WebhookRequest:
+    """Copy the request. A body of more bytes than ``most`` ends it with 413."""
+    current: Request = request._get_current_object()  # type: ignore[attr-defined]
+    current.max_content_length = most + 1  # werkzeug cuts a chunked body there, silently
+    body = current.get_data(cache=False)
+    if len(body) > most:
+        raise RequestEntityTooLarge
+    return WebhookRequest(EnvironHeaders(current.environ), body)
 
 
 class EnvironHeaders:
@@ -105,6 +119,9 @@ def _why_not(
         return str(error)
     except ConfigurationError as error:
         return None if state.general.allow_insecure_webhooks else str(error)
+    except Exception as error:  # what an ESP's room did not foresee proves nothing
+        logger.debug("Checking a webhook failed.", exc_info=True)
+        return f"checking it failed with {type(error).__name__}."
     return None
 
 
@@ -157,19 +174,20 @@ class WebhookLog:
     """Log lines about webhooks, few enough that no stranger can fill the log."""
 
     def __init__(self) -> None:
-        self._next = 0.0
-        self._silent = 0
+        self._next: dict[str, float] = {}
+        self._silent: Counter[str] = Counter()
         self._said: set[str] = set()
 
     def rejected(self, esp_name: str, reason: str) -> None:
-        """Log a rejected webhook, at most once in ten seconds."""
+        """Log a rejected webhook, at most once in ten seconds for each ESP."""
         now = time.monotonic()
-        if now < self._next:
-            self._silent += 1
+        if now < self._next.get(esp_name, 0.0):
+            self._silent[esp_name] += 1
             return
-        more = f" ({self._silent} more since the last such line)" if self._silent else ""
-        self._next, self._silent = now + _LOG_EVERY, 0
-        logger.warning("A webhook for %.40r was rejected: %s%s", esp_name, reason, more)
+        self._next[esp_name] = now + _LOG_EVERY
+        silent = self._silent.pop(esp_name, 0)
+        more = f" ({silent} more since the last such line)" if silent else ""
+        logger.warning("A webhook of %s was rejected: %s%s", esp_name, reason, more)
 
     def misplaced(self, esp_name: str, kind: Kind) -> None:
         """Log, once for each, that a webhook came to the other kind's URL."""
@@ -189,15 +207,13 @@ class WebhookLog:
             logger.warning(text)
 
 
-def _exempt_once(endpoint: str | None, values: dict[str, Any] | None) -> None:
+def _exempt(endpoint: str | None, values: dict[str, Any] | None) -> None:
     """Exempt the webhooks from CSRF protection, before any ``before_request`` runs.
 
     Flask calls this ahead of them, and at the first webhook every extension is there.
     """
-    state: State = current_app.extensions["mailesp"]
-    if not state.exempted:
-        state.exempted = True
-        protection: Any = current_app.extensions.get("csrf")  # Flask-WTF, Flask-SeaSurf
-        if hasattr(protection, "exempt"):
-            for view in (tracking, inbound):
-                protection.exempt(view)
+    protection: Any = current_app.extensions.get("csrf")  # as Flask-WTF registers itself
+    if hasattr(protection, "exempt"):
+        for view in (tracking, inbound):
+            protection.exempt(view)
+    current_app.url_value_preprocessors.pop("mailesp", None)  # once is enough

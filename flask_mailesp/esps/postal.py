@@ -6,13 +6,13 @@ https://docs.postalserver.io
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from ..address import Address
+from ..address import Address, address_key
 from ..compose import compose, make_message_id
 from ..esp import (
     Call,
@@ -38,6 +38,7 @@ from ..wire import (
     as_number,
     as_object,
     decode_base64,
+    flag,
     from_epoch,
     json_body,
     parse_form,
@@ -49,6 +50,8 @@ from ..wire import (
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    from ..inbound import InboundAttachment, InboundMessage
 
 NAME = "Postal"
 
@@ -66,16 +69,25 @@ def public_keys(name: str, value: Any) -> tuple[RSAPublicKey, ...]:
 
     Raises ConfigurationError saying where the key is found.
     """
-    try:
-        keys = tuple(_keys(value))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        keys = ()
+    keys = _usable_keys(value)
     if not keys:
         raise ConfigurationError(
             f"{name} is not an RSA public key. Give PEM text, a DKIM record, its p= value or a "
             f"JWKS document. You will find it {WHERE_KEY}."
         )
     return keys
+
+
+def _usable_keys(value: Any) -> tuple[RSAPublicKey, ...]:
+    """Return the keys, or none at all if one of them is unusable."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        return tuple(_keys(value))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return ()
+    except (UnsupportedAlgorithm, WebhookRejected):  # a curve from elsewhere; not base64
+        return ()
 
 
 WHERE_KEY = (
@@ -101,9 +113,9 @@ def _from_text(value: str) -> RSAPublicKey:
 
     if "-----BEGIN" in value:
         return _rsa(serialization.load_pem_public_key(value.strip().encode()))
-    record = re.search(r"(?:^|;)\s*p=([^;]*)", value)
-    spki = re.sub(r'[\s"]', "", record[1] if record else value)
-    return _rsa(serialization.load_der_public_key(decode_base64(spki)))
+    bare = re.sub(r'[\s"()\\]', "", value)  # as zone files and DNS consoles write it
+    record = re.search(r"(?:^|;)p=([^;]*)", bare)
+    return _rsa(serialization.load_der_public_key(decode_base64(record[1] if record else bare)))
 
 
 def _from_jwk(jwk: Mapping[str, Any]) -> RSAPublicKey:
@@ -209,11 +221,11 @@ def without_duplicates(message: PreparedMessage) -> PreparedMessage:
 def needs_raw(message: PreparedMessage) -> bool:
     """Tell whether send/message cannot express the message, but a MIME message can."""
     return (
-        any(item.is_inline for item in message.attachments)
-        or len(message.reply_to) > 1
+        len(message.reply_to) > 1
         or bool(message.alternatives)
         or max(len(message.to), len(message.cc), len(message.bcc)) > MAX_ADDRESSES
         or (bool(message.headers) and not _fits_object(message.headers))
+        or (bool(message.attachments) and not _fits_list(message))
     )
 
 
@@ -221,6 +233,12 @@ def _fits_object(headers: Sequence[tuple[str, str]]) -> bool:
     """send/message takes headers as an object, and makes the Message-ID itself."""
     names = [name.lower() for name, _ in headers]
     return len(set(names)) == len(names) and "message-id" not in names
+
+
+def _fits_list(message: PreparedMessage) -> bool:
+    """send/message knows no inline images, and no mail that is nothing but attachments."""
+    has_text = bool((message.body or "").strip() or (message.html or "").strip())
+    return has_text and not any(item.is_inline for item in message.attachments)
 
 
 def to_json(message: PreparedMessage) -> dict[str, Any]:
@@ -239,15 +257,20 @@ def to_json(message: PreparedMessage) -> dict[str, Any]:
         "plain_body": message.body,
         "html_body": message.html,
         "tag": message.tags[0] if message.tags else None,
-        "headers": {name: value for name, value in message.headers if name.lower() != "sender"},
-        "attachments": [attachment(item) for item in message.attachments],
+        "headers": headers(message.headers),
+        "attachments": [attachment(item) for item in message.attachments] or None,
     }
-    return {key: value for key, value in body.items() if value is not None and value != {}}
+    return {key: value for key, value in body.items() if value is not None}
 
 
 def addresses(items: Sequence[Address]) -> list[str] | None:
     """Return a list of addresses, or None for nobody."""
     return [str(item) for item in items] or None
+
+
+def headers(items: Sequence[tuple[str, str]]) -> dict[str, str] | None:
+    """Return the headers as an object; Postal deletes a Sender that is among them."""
+    return {name: value for name, value in items if name.lower() != "sender"} or None
 
 
 def attachment(item: Attachment) -> dict[str, Any]:
@@ -281,7 +304,7 @@ HINTS = {
     "AccessDenied": "Check MAILESP_POSTAL_API_KEY.",
     "InvalidServerAPIKey": "Check MAILESP_POSTAL_API_KEY: mail server > Credentials.",
     "ServerSuspended": "The mail server is suspended.",
-    "UnauthenticatedFromAddress": "Verify the sender's domain: Postal > your mail server > Domains.",
+    "UnauthenticatedFromAddress": "Verify the sender's domain: mail server > Domains.",
 }
 WRONG_HOST = "Postal refuses any host name but its own web_hostname: check MAILESP_POSTAL_API_URL."
 
@@ -304,7 +327,7 @@ def read(call: Call, response: HttpResponse, settings: Settings) -> list[Reading
 def _accepted(part: Part, response: HttpResponse, data: Mapping[str, Any]) -> Reading:
     """Find each recipient's own id. A recipient that Postal does not mention is unknown."""
     entries = as_object(data.get("messages"))
-    ids = {key.lower(): text(entry, "id") for key, entry in entries.items()}
+    ids = {address_key(key): text(entry, "id") for key, entry in entries.items()}
     found = [ids.get(address.key) for address in part.recipients]
     statuses = tuple(
         RecipientStatus(Status.UNKNOWN)
@@ -392,7 +415,8 @@ def parse(request: WebhookRequest, settings: Settings) -> tuple[TrackingEvent | 
 
 def decode(request: WebhookRequest) -> Any:
     """Return the body's JSON, or its form with Ruby's bracket names unfolded."""
-    if request.content_type == "application/x-www-form-urlencoded":
+    is_form = request.content_type == "application/x-www-form-urlencoded"
+    if is_form and not request.body.startswith(b"{"):
         return unfold(parse_form(request.body)) or None
     return parse_json(request.body)
 
@@ -511,8 +535,10 @@ def to_inbound(raw: dict[str, Any], body: bytes) -> InboundEvent:
 
     https://docs.postalserver.io/developer/http-payloads
     """
-    number, token = text(raw, "id"), text(raw, "token")
-    identity = (NAME, number, token) if number else (NAME, sha256(body).hexdigest())
+    number = text(raw, "id")  # unique within one mail server; addresses are within them all
+    identity: tuple[str | None, ...] = (NAME, number, text(raw, "token"), text(raw, "rcpt_to"))
+    if number is None:
+        identity = (NAME, sha256(body).hexdigest())
     return InboundEvent(
         message=raw_message(raw) if isinstance(raw.get("message"), str) else hash_message(raw),
         esp_event=raw,
@@ -522,13 +548,11 @@ def to_inbound(raw: dict[str, Any], body: bytes) -> InboundEvent:
     )
 
 
-def raw_message(raw: Mapping[str, Any]) -> Any:
+def raw_message(raw: Mapping[str, Any]) -> InboundMessage:
     """Read the source. Postal's verdict on spam stands at its very top, or not at all."""
     from ..inbound import InboundMessage
 
-    source = lenient_base64(raw["message"]) if raw["base64"] not in (False, "false") else None
-    if source is None:
-        source = raw["message"].encode("utf-8", "replace")
+    source, defects = raw_source(raw)
     verdict = top_headers(source)
     return InboundMessage.from_raw(
         source,
@@ -536,20 +560,21 @@ def raw_message(raw: Mapping[str, Any]) -> Any:
         envelope_recipient=text(raw, "rcpt_to"),
         spam_detected=SPAM_WORDS.get(verdict.get("x-postal-spam", "")),
         spam_score=as_number(verdict.get("x-postal-spam-score")),
+        defects=defects,
     )
 
 
 SPAM_WORDS: dict[str | None, bool] = {"yes": True, "no": False, "Spam": True, "NotSpam": False}
 
 
-def lenient_base64(value: str) -> bytes | None:
-    """Decode Ruby's base64, which has line breaks; None if it is not base64 at all."""
-    from binascii import Error, a2b_base64
+def raw_source(raw: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    """Return the mail's bytes (Ruby's base64 has line breaks) and what was damaged."""
+    from ..mime import Defects, decode_base64
 
-    try:
-        return a2b_base64(value)
-    except (Error, ValueError):
-        return None
+    defects = Defects()
+    if flag(raw, "base64") is False:
+        return raw["message"].encode("utf-8", "replace"), defects
+    return decode_base64(raw["message"], defects), defects
 
 
 def top_headers(source: bytes) -> dict[str, str]:
@@ -570,7 +595,7 @@ def envelope_sender(raw: Mapping[str, Any]) -> str | None:
     return text(raw, "mail_from") or ""
 
 
-def hash_message(raw: Mapping[str, Any]) -> Any:
+def hash_message(raw: Mapping[str, Any]) -> InboundMessage:
     """Read the processed format, whose ``plain_body`` is stripped where replies are cut off."""
     from ..inbound import InboundMessage
 
@@ -596,31 +621,29 @@ def hash_message(raw: Mapping[str, Any]) -> Any:
     )
 
 
-HASH_HEADERS: dict[str, Callable[[str], str]] = {
-    "from": str,
-    "to": str,
-    "cc": str,
-    "subject": str,
-    "date": str,
-    "message_id": lambda value: f"<{value}>",
-    "in_reply_to": str,
-    "references": str,
-    "auto_submitted": str,
+HASH_HEADERS = {
+    "from": "From",
+    "to": "To",
+    "cc": "Cc",
+    "subject": "Subject",
+    "date": "Date",
+    "message_id": "Message-ID",
+    "in_reply_to": "In-Reply-To",
+    "references": "References",
+    "auto_submitted": "Auto-Submitted",
 }
 
 
 def hash_headers(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the few headers that the Hash format keeps, under their own names."""
-    pairs = []
-    for key, write in HASH_HEADERS.items():
-        value = text(raw, key)
-        if value:
-            name = "Message-ID" if key == "message_id" else key.replace("_", "-").title()
-            pairs.append((name, write(value)))
-    return pairs + [("Reply-To", value) for value in strings(as_list(raw.get("reply_to")))]
+    pairs = [(name, text(raw, key)) for key, name in HASH_HEADERS.items()]
+    pairs += [("Reply-To", value) for value in strings(as_list(raw.get("reply_to")))]
+    return [
+        (name, f"<{value}>" if name == "Message-ID" else value) for name, value in pairs if value
+    ]
 
 
-def inbound_attachment(item: Any) -> Any:
+def inbound_attachment(item: Any) -> InboundAttachment:
     """Return one attachment."""
     from ..inbound import InboundAttachment
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from ..address import Address
 from ..esp import (
@@ -21,13 +21,14 @@ from ..esp import (
     HttpResponse,
     Part,
     Reading,
+    Secret,
     Setting,
     Settings,
     Webhook,
     WebhookRequest,
 )
 from ..events import EventType, InboundEvent, RejectReason, TrackingEvent
-from ..exceptions import APIError, AuthenticationError, RateLimitedError
+from ..exceptions import APIError, AuthenticationError, InvalidHeaderError, RateLimitedError
 from ..message import Attachment, PreparedMessage
 from ..outcomes import (
     accepted,
@@ -44,7 +45,6 @@ from ..wire import (
     as_list,
     as_number,
     as_object,
-    as_text,
     from_iso,
     integer,
     joined,
@@ -53,6 +53,9 @@ from ..wire import (
     text,
     verify_basic,
 )
+
+if TYPE_CHECKING:
+    from ..inbound import InboundAttachment, InboundMessage
 
 NAME = "Postmark"
 
@@ -90,73 +93,103 @@ SUPPORTS = frozenset(
     }
 )
 
-# Postmark fills these from fields of their own and takes no header of the name.
-OWN_HEADERS = frozenset({"sender", "received", "date", "attachment", "tag"})
+# Postmark fills these from fields of their own, or writes them itself.
+OWN_HEADERS = frozenset(
+    {
+        "sender",
+        "received",
+        "date",
+        "tag",
+        "attachment",
+        "track-opens",
+        "track-links",
+        "message-stream",
+        "postmark-template-alias",
+        "x-pm-rcpt",
+    }
+)
 
 
 # --- sending ---------------------------------------------------------------------------
 
 
 def build(message: PreparedMessage, settings: Settings) -> Iterable[Call]:
-    """Build the calls for one message: one, or a batch of copies cut to Postmark's limits."""
+    """Build the calls for one message: one, or a batch of copies cut to Postmark's limits.
+
+    Raises SerializationError before the first call, if at all: what differs between the
+    copies is checked first, while the copies are encoded batch by batch.
+    """
     if message.is_batch:
-        return _batches(((copy, Part(copy.recipients)) for copy in copies(message)), settings)
-    extra = dict(message.esp_extra)
-    token = extra.pop("server_token", None) or settings["SERVER_TOKEN"]
-    payload = to_json(message) | extra
+        json_body([message.merge_data, message.merge_metadata])
+        return _batches(_items(message, settings), settings)
+    ((token, payload, part),) = _items(message, settings)
     path = "/email/withTemplate" if is_templated(payload) else "/email"
-    request = _request(settings, token, path, json_body(payload))
-    return (Call(request, (Part(message.recipients),)),)
+    return (Call(_request(settings, token, path, json_body(payload)), (part,)),)
 
 
 def build_many(messages: Sequence[PreparedMessage], settings: Settings) -> Iterable[Call]:
     """Build batches of several messages, apart by token and by having a template or not."""
-    return _batches(
-        (
-            (copy, Part(copy.recipients, index))
-            for index, message in enumerate(messages)
-            for copy in (copies(message) if message.is_batch else (message,))
-        ),
-        settings,
-    )
+    items = (_items(message, settings, index) for index, message in enumerate(messages))
+    return _batches(chain.from_iterable(items), settings)
 
 
-def copies(message: PreparedMessage) -> Iterator[PreparedMessage]:
-    """Yield one message for each ``to``, with what is meant for that recipient only."""
+_Item = tuple[str, dict[str, Any], Part]
+
+
+def _items(message: PreparedMessage, settings: Settings, index: int = 0) -> Iterator[_Item]:
+    """Yield the token, the JSON with ``esp_extra`` on top and the recipients of each copy."""
+    token, extra = _token_and_extra(message, settings)
+    pairs = copies(message) if message.is_batch else ((message.recipients, to_json(message)),)
+    for recipients, payload in pairs:
+        yield token, payload | extra if extra else payload, Part(recipients, index)
+
+
+_TOKEN = re.compile(r"[!-~]+")
+
+
+def _token_and_extra(message: PreparedMessage, settings: Settings) -> tuple[str, dict[str, Any]]:
+    """Return the token to send a message with, and what else is in its ``esp_extra``."""
+    extra = dict(message.esp_extra)
+    token = extra.pop("server_token", None)
+    if token is None:
+        return settings["SERVER_TOKEN"], extra
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise InvalidHeaderError("esp_extra['server_token'] is not a server token.")
+    return Secret(token), extra
+
+
+def copies(message: PreparedMessage) -> Iterator[tuple[tuple[Address, ...], dict[str, Any]]]:
+    """Yield recipients and JSON for each ``to``, with what is meant for that one only."""
+    common = to_json(message)
+    others = message.cc + message.bcc
     for address in message.to:
-        yield replace(
-            message,
-            to=(address,),
-            metadata={**(message.metadata or {}), **_row(message.merge_metadata, address)} or None,
-            headers=_merged_headers(message.headers, _row(message.merge_headers, address)),
-            merge_global_data={
-                **(message.merge_global_data or {}),
-                **_row(message.merge_data, address),
-            },
-            merge_data=None,
-        )
+        yield (address, *others), common | {"To": str(address)} | _own(message, common, address.key)
 
 
-def _row(rows: Mapping[str, Mapping[str, Any]] | None, address: Address) -> Mapping[str, Any]:
-    return rows.get(address.key, {}) if rows else {}
+def _own(message: PreparedMessage, common: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the fields in which one recipient's copy differs from the others."""
+    own: dict[str, Any] = {}
+    if message.merge_data and key in message.merge_data and "TemplateModel" in common:
+        own["TemplateModel"] = {**common["TemplateModel"], **message.merge_data[key]}
+    if message.merge_metadata and key in message.merge_metadata:
+        own["Metadata"] = metadata({**(message.metadata or {}), **message.merge_metadata[key]})
+    if message.merge_headers and key in message.merge_headers:
+        own["Headers"] = headers(merged_headers(message.headers, message.merge_headers[key]))
+    return {name: value for name, value in own.items() if value is not None}
 
 
-def _merged_headers(
-    headers: tuple[tuple[str, str], ...], own: Mapping[str, str]
-) -> tuple[tuple[str, str], ...]:
-    if not own:
-        return headers
+def merged_headers(
+    common: Sequence[tuple[str, str]], own: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return headers, a recipient's own in place of common ones of the same name."""
     names = {name.lower() for name in own}
-    return (*(pair for pair in headers if pair[0].lower() not in names), *own.items())
+    return [*(pair for pair in common if pair[0].lower() not in names), *own.items()]
 
 
-def _batches(items: Iterable[tuple[PreparedMessage, Part]], settings: Settings) -> Iterator[Call]:
+def _batches(items: Iterable[_Item], settings: Settings) -> Iterator[Call]:
     """Yield a call whenever a batch of one kind is full, and the rest at the end."""
     open_batches: dict[tuple[str, bool], _Batch] = {}
-    for message, part in items:
-        extra = dict(message.esp_extra)
-        token = extra.pop("server_token", None) or settings["SERVER_TOKEN"]
-        payload = to_json(message) | extra
+    for token, payload, part in items:
         kind = (token, is_templated(payload))
         body = json_body(payload)
         batch = open_batches.get(kind)
@@ -182,7 +215,7 @@ class _Batch:
         self.size = len(self.head) + len(self.tail)
 
     def has_room_for(self, body: bytes | Pieces) -> bool:
-        return len(self.bodies) < BATCH_MESSAGES and self.size + len(body) + 1 <= BATCH_BYTES
+        return len(self.bodies) < BATCH_MESSAGES and self.size + len(body) <= BATCH_BYTES
 
     def add(self, body: bytes | Pieces, part: Part) -> None:
         self.bodies.append(body)
@@ -231,19 +264,23 @@ def to_json(message: PreparedMessage) -> dict[str, Any]:
 
 
 def content(message: PreparedMessage) -> dict[str, Any]:
-    """Return the fields of a message that has its own words."""
+    """Return the fields of a message that has its own words.
+
+    Next to a template named in ``esp_extra`` they are an error, which Postmark explains.
+    """
     if is_templated(message.esp_extra):
-        return {"TemplateModel": dict(message.merge_global_data or {})}
+        words = {"Subject": message.subject, "TextBody": message.body, "HtmlBody": message.html}
+        return {"TemplateModel": {}} | {key: text for key, text in words.items() if text}
     return {"Subject": message.subject, "TextBody": message.body, "HtmlBody": message.html}
 
 
 def template(message: PreparedMessage) -> dict[str, Any]:
     """Return the fields of a message whose words are stored at Postmark."""
     model = dict(message.merge_global_data or {})
-    number = integer(message.template_id)
-    if number is not None:
-        return {"TemplateId": number, "TemplateModel": model}
-    return {"TemplateAlias": message.template_id, "TemplateModel": model}
+    name = str(message.template_id)
+    if name.isascii() and name.isdigit():
+        return {"TemplateId": int(name), "TemplateModel": model}
+    return {"TemplateAlias": name, "TemplateModel": model}
 
 
 def addresses(items: Sequence[Address]) -> str | None:
@@ -281,61 +318,67 @@ def track_links(switch: bool | None) -> str | None:
 # --- reading the answer ----------------------------------------------------------------
 
 # https://postmarkapp.com/developer/api/overview#error-codes
-ERROR_KINDS: dict[int, type[APIError]] = {
+INTERNAL_ERROR = 101
+MAINTENANCE = 100
+INVALID_REQUEST = 300
+INACTIVE = 406
+ERROR_KINDS: dict[int | None, type[APIError]] = {
     10: AuthenticationError,
-    1480: AuthenticationError,  # the caller's IP address is not on the allow-list
+    1480: AuthenticationError,
     429: RateLimitedError,
-    100: RateLimitedError,  # maintenance: nothing was taken, try later
+    MAINTENANCE: RateLimitedError,  # nothing was taken, try later
 }
 HINTS = {
     10: "Check MAILESP_POSTMARK_SERVER_TOKEN: Postmark > Servers > your server > API Tokens.",
+    11: "It found several errors; result.response lists them.",
+    MAINTENANCE: "It is under maintenance; nothing was taken.",
     400: "Confirm the sender signature: Postmark > Sender Signatures.",
     401: "Confirm the sender signature: Postmark > Sender Signatures.",
     405: "The account is out of credits.",
+    411: "An attachment's file type is forbidden.",
     412: "While the account awaits approval, recipients must share the sender's domain.",
+    413: "The account may not send.",
+    429: "It takes no more for now; nothing was taken.",
     1101: "No such template on this server: check template_id.",
+    1122: "The template's data has a reserved or invalid key; error.message names it.",
+    1123: "A template and an own subject or body exclude each other.",
     1235: "No such message stream on this server: check esp_extra['MessageStream'].",
+    1236: "This type of message stream cannot send: check esp_extra['MessageStream'].",
     1480: "This machine's IP address is not on the server's allow-list.",
 }
-INACTIVE = 406
-INVALID_REQUEST = 300
 
-_INACTIVE_LIST = re.compile(
-    r"(?:Found inactive addresses|these inactive addresses): (.*?)\.?(?: Inactive recipients|\s*$)",
-    re.DOTALL,
-)
+_INACTIVE_LISTS = ("Found inactive addresses: ", "these inactive addresses: ")
 _BAD_RECIPIENT = re.compile(r"(?:Invalid|Error parsing) '(?:To|Cc|Bcc)'")
-_QUOTED_ADDRESS = re.compile(r"[^\s'\"<>,;]+@[^\s'\"<>,;]+")
-_DELAYED = re.compile(r"delivery may be delayed", re.IGNORECASE)
+_QUOTED_ADDRESS = re.compile(r"[^\s'\"<>,;]{1,256}@[^\s'\"<>,;]{1,256}")
+_DELAYED = "delivery may be delayed"
 
 
 def read(call: Call, response: HttpResponse, settings: Settings) -> list[Reading]:
     """Read Postmark's answer: one result object, or an array of them in order."""
     data = response.json()
     if not 200 <= response.status < 300:
-        return [_refused(part, response, as_object(data)) for part in call.parts]
+        alone = len(call.parts) == 1
+        return [_refused(part, response, as_object(data), alone) for part in call.parts]
     items = data if isinstance(data, list) else [data]
-    if len(items) > len(call.parts) or (isinstance(data, list) != _is_batch(call)):
+    if isinstance(data, list) != _is_batch(call) or len(items) > len(call.parts):
         return whole_call(call, unreadable(NAME, response))
     items += [None] * (len(call.parts) - len(items))
     return [_item(part, response, item) for part, item in zip(call.parts, items, strict=True)]
 
 
 def _is_batch(call: Call) -> bool:
-    return "/email/batch" in call.request.url
+    return call.request.url.endswith(("/email/batch", "/email/batchWithTemplates"))
 
 
 def _item(part: Part, response: HttpResponse, item: Any) -> Reading:
     """Read one result object. ErrorCode may be missing on acceptance."""
     data = as_object(item)
-    code = _error_code(data)
-    if code:
-        return _refused(part, response, data)
+    if _error_code(data):
+        return _refused(part, response, data, alone=True)
     message_id, said = text(data, "MessageID"), text(data, "Message") or ""
     if message_id is None or not isinstance(data["MessageID"], str):
         return same_for_all(part, unreadable(NAME, response))
-    status = Status.QUEUED if _DELAYED.search(said) else Status.SENT
-    reading = accepted(part, message_id, status)
+    reading = accepted(part, message_id, Status.QUEUED if _DELAYED in said else Status.SENT)
     return _without_inactive(reading, part, said) if "inactive" in said else reading
 
 
@@ -355,41 +398,52 @@ def _error_code(data: Mapping[str, Any]) -> int | None:
 
 
 def _inactive(said: str) -> set[str]:
-    match = _INACTIVE_LIST.search(said)
-    return {item.strip().lower() for item in match[1].split(",")} if match else set()
+    """Return the addresses that Postmark lists as inactive, in lower case."""
+    named: list[str] = []
+    for start in _INACTIVE_LISTS:
+        named += said.partition(start)[2].partition(" Inactive")[0].split(",")
+    return {item.strip(" .").lower() for item in named} - {""}
 
 
-def _refused(part: Part, response: HttpResponse, data: Mapping[str, Any]) -> Reading:
-    """Read an error object, for a whole answer or one item of a batch."""
+def _refused(
+    part: Part, response: HttpResponse, data: Mapping[str, Any], alone: bool = False
+) -> Reading:
+    """Read an error object, which may be about this part ``alone`` or about a whole batch."""
     code, said = _error_code(data), text(data, "Message") or ""
-    if code == INACTIVE:
+    if response.status < 500 and code == INACTIVE:
         return _all_inactive(part, response, said)
-    if code == INVALID_REQUEST and _BAD_RECIPIENT.match(said):
-        return _one_invalid(part, response, said)
-    if code is None and response.status < 300:
-        return same_for_all(part, unreadable(NAME, response))
-    kind = ERROR_KINDS.get(code or 0)
-    if kind is None and code is not None and response.status < 500:
-        kind = APIError if response.status < 300 else None
+    if response.status < 500 and code == INVALID_REQUEST and _BAD_RECIPIENT.match(said):
+        return _one_invalid(part, response, said, alone)
     error = failure(
         NAME,
         response,
         code=None if code is None else str(code),
         message=said,
         hint=HINTS.get(code or 0, ""),
-        kind=kind,
+        kind=_kind(code, response.status),
     )
     return same_for_all(part, error)
+
+
+def _kind(code: int | None, status: int) -> type[APIError] | None:
+    """Return the class of error where the code says more than the HTTP status.
+
+    After an internal error nobody knows whether the message was taken.
+    """
+    if code == INTERNAL_ERROR or (status >= 500 and code != MAINTENANCE):
+        return None
+    return ERROR_KINDS.get(code) or (APIError if status < 300 else None)
 
 
 def _all_inactive(part: Part, response: HttpResponse, said: str) -> Reading:
     """Read error 406. Recipients it does not name may have been mailed: unknown."""
     inactive = _inactive(said)
-    rejected = RecipientStatus(Status.REJECTED, None, said)
     statuses = [
-        rejected
-        if not inactive or address.key in inactive
-        else RecipientStatus(Status.UNKNOWN, None, said)
+        RecipientStatus(
+            Status.REJECTED if not inactive or address.key in inactive else Status.UNKNOWN,
+            None,
+            said,
+        )
         for address in part.recipients
     ]
     if any(status.status is Status.UNKNOWN for status in statuses):
@@ -397,11 +451,12 @@ def _all_inactive(part: Part, response: HttpResponse, said: str) -> Reading:
     return recipients_refused(NAME, response, statuses, code=str(INACTIVE), message=said)
 
 
-def _one_invalid(part: Part, response: HttpResponse, said: str) -> Reading:
+def _one_invalid(part: Part, response: HttpResponse, said: str, alone: bool) -> Reading:
     """Read error 300 about an address: the whole message was refused because of it."""
     quoted = {item.strip(".").lower() for item in _QUOTED_ADDRESS.findall(said)}
-    named = [address.key in quoted for address in part.recipients]
-    culprits = named if sum(named) == 1 else [len(named) == 1] * len(named)
+    culprits = [address.key in quoted for address in part.recipients]
+    if sum(culprits) != 1:  # nobody is named, or a whole list is
+        culprits = [alone and len(culprits) == 1] * len(culprits)
     statuses = [
         RecipientStatus(Status.INVALID if culprit else Status.FAILED, None, said)
         for culprit in culprits
@@ -428,12 +483,15 @@ def parse(request: WebhookRequest, settings: Settings) -> tuple[TrackingEvent | 
     if not isinstance(raw, dict):
         identity = (NAME, sha256(request.body).hexdigest())
         return (TrackingEvent(EventType.UNKNOWN, request.body, identity=identity),)
-    return (to_inbound(raw, request.body) if is_inbound(raw) else to_event(raw),)
+    return (to_inbound(raw, request.body) if is_inbound(raw) else to_event(raw, request.body),)
+
+
+INBOUND_ONLY = frozenset({"FromFull", "ToFull", "OriginalRecipient", "TextBody", "RawEmail"})
 
 
 def is_inbound(raw: Mapping[str, Any]) -> bool:
     """Inbound mail is the one payload without a RecordType."""
-    return "RecordType" not in raw and ("FromFull" in raw or "From" in raw)
+    return "RecordType" not in raw and not INBOUND_ONLY.isdisjoint(raw)
 
 
 # https://postmarkapp.com/developer/api/bounce-api#bounce-types
@@ -482,36 +540,48 @@ TIMES = {
 _UNKNOWN = (EventType.UNKNOWN, None)
 
 
-def to_event(raw: dict[str, Any]) -> TrackingEvent:
-    """Normalise one tracking payload.
+def to_event(raw: dict[str, Any], body: bytes = b"") -> TrackingEvent:
+    """Normalise one tracking payload; ``body`` identifies it where it has no id or time.
 
     https://postmarkapp.com/developer/webhooks/webhooks-overview
     """
     record = raw.get("RecordType")
     record = record if isinstance(record, str) else ""
     event_type, reject_reason = classify(record, raw)
-    timestamp = from_iso(raw, TIMES.get(record, ""))
-    recipient = text(raw, "Recipient") or text(raw, "Email")
-    event_id, message_id = text(raw, "ID"), text(raw, "MessageID")
-    url, tag = text(raw, "OriginalLink"), text(raw, "Tag")
+    time = TIMES.get(record, "")
+    tag = text(raw, "Tag")
     return TrackingEvent(
         event_type=event_type,
         esp_event=raw,
-        timestamp=timestamp,
-        event_id=event_id,
-        message_id=message_id,
-        recipient=recipient,
+        timestamp=from_iso(raw, time),
+        event_id=text(raw, "ID"),
+        message_id=text(raw, "MessageID"),
+        recipient=text(raw, "Recipient") or text(raw, "Email"),
         reject_reason=reject_reason,
         description=text(raw, "Description"),
         mta_response=text(raw, "Details"),
         tags=[tag] if tag else [],
         metadata=as_object(raw.get("Metadata")),
-        click_url=url,
+        click_url=text(raw, "OriginalLink"),
         user_agent=text(raw, "UserAgent"),
-        identity=(NAME, record, event_id)
-        if event_id
-        else (NAME, record, message_id, recipient, text(raw, TIMES.get(record, "")), url),
+        identity=identity(record, text(raw, time), raw, body),
     )
+
+
+def identity(
+    record: str, time: str | None, raw: Mapping[str, Any], body: bytes
+) -> tuple[str | None, ...]:
+    """Return what tells one event from another: its id where it has one.
+
+    Retries of a webhook are the same byte for byte, so what has neither is its bytes.
+    """
+    event_id = text(raw, "ID")
+    if event_id:
+        return (NAME, record, event_id)
+    if time is None:
+        return (NAME, sha256(body).hexdigest())
+    who = text(raw, "Recipient") or text(raw, "Email")
+    return (NAME, record, text(raw, "MessageID"), who, time, text(raw, "OriginalLink"))
 
 
 def classify(record: str, raw: Mapping[str, Any]) -> tuple[EventType, RejectReason | None]:
@@ -546,7 +616,7 @@ def to_inbound(raw: dict[str, Any], body: bytes) -> InboundEvent:
     )
 
 
-def inbound_message(raw: dict[str, Any]) -> Any:
+def inbound_message(raw: dict[str, Any]) -> InboundMessage:
     """Return the mail: from its source where the server sends it, else from the fields."""
     from ..inbound import InboundMessage
 
@@ -561,13 +631,13 @@ def inbound_message(raw: dict[str, Any]) -> Any:
     source = raw.get("RawEmail")
     if isinstance(source, str) and source:
         data = source.encode("utf-8", "replace")
-        return InboundMessage.from_raw(data, bcc=mailboxes(raw, "BccFull"), **known)
+        return InboundMessage.from_raw(data, bcc=mailboxes(raw.get("BccFull")), **known)
     return InboundMessage.from_fields(
         headers=[*field_headers(raw), *extra_headers],
-        from_=mailboxes({"From": [raw.get("FromFull")]}, "From") or text(raw, "From") or "",
-        to=mailboxes(raw, "ToFull") or text(raw, "To") or "",
-        cc=mailboxes(raw, "CcFull") or text(raw, "Cc") or "",
-        bcc=mailboxes(raw, "BccFull") or text(raw, "Bcc") or "",
+        from_=mailboxes([raw.get("FromFull")]) or text(raw, "From") or "",
+        to=mailboxes(raw.get("ToFull")) or text(raw, "To") or "",
+        cc=mailboxes(raw.get("CcFull")) or text(raw, "Cc") or "",
+        bcc=mailboxes(raw.get("BccFull")) or text(raw, "Bcc") or "",
         reply_to=text(raw, "ReplyTo") or "",
         subject=text(raw, "Subject") or "",
         date=text(raw, "Date"),
@@ -594,7 +664,7 @@ def field_headers(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def sender_text(raw: Mapping[str, Any]) -> str | None:
     """Return the From header's text."""
-    return ", ".join(map(str, mailboxes({"": [raw.get("FromFull")]}, ""))) or text(raw, "From")
+    return ", ".join(map(str, mailboxes([raw.get("FromFull")]))) or text(raw, "From")
 
 
 def first(headers: Sequence[tuple[str, str]], name: str) -> str | None:
@@ -616,13 +686,13 @@ def yes_no(value: str | None) -> bool | None:
     return True if word.startswith("yes") else False if word.startswith("no") else None
 
 
-def mailboxes(raw: Mapping[str, Any], key: str) -> list[Address]:
+def mailboxes(items: Any) -> list[Address]:
     """Return an array of ``{Email, Name}`` as addresses."""
-    found = ((text(item, "Email"), text(item, "Name")) for item in as_list(raw.get(key)))
+    found = ((text(item, "Email"), text(item, "Name")) for item in as_list(items))
     return [Address(addr_spec, name or "") for addr_spec, name in found if addr_spec]
 
 
-def inbound_attachment(item: Any) -> Any:
+def inbound_attachment(item: Any) -> InboundAttachment:
     """Return one attachment; the console's test button writes Data for Content."""
     from ..inbound import InboundAttachment
 
@@ -630,7 +700,7 @@ def inbound_attachment(item: Any) -> Any:
     return InboundAttachment.from_base64(
         text(item, "Content") or text(item, "Data") or "",
         filename=text(item, "Name") or "",
-        content_type=as_text(as_object(item).get("ContentType")) or "",
+        content_type=text(item, "ContentType") or "",
         content_id=content_id,
         disposition="inline" if content_id else "attachment",
     )

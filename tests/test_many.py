@@ -1,0 +1,185 @@
+"""send_many: one result per message, in order, whatever happens to any of them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+from scripted import Reply, Request, scripted
+
+from flask_mailesp import CancelSend, MailESP, Message, SendResult, signals
+from flask_mailesp.exceptions import (
+    InvalidAddressError,
+    NotSentError,
+    SendUncertainError,
+    SerializationError,
+)
+
+TOKEN = "a-server-token"
+
+
+def app_for(esp: str, url: str) -> tuple[Flask, MailESP]:
+    app = Flask(__name__)
+    app.config.update(
+        MAILESP_ESP=esp,
+        MAILESP_POSTMARK_SERVER_TOKEN=TOKEN,
+        MAILESP_POSTMARK_API_URL=url,
+        MAILESP_POSTAL_API_KEY="PostalSimulatorKey000001",
+        MAILESP_POSTAL_API_URL=url,
+        MAILESP_SEND_DEFAULTS={"sender": "shop@example.com"},
+    )
+    return app, MailESP(app)
+
+
+def numbered(count: int) -> list[Message]:
+    return [Message(f"No. {n}", to=f"user{n}@example.com", body="Hi") for n in range(count)]
+
+
+def postmark(request: Request) -> Reply:
+    """Accept a batch; each id tells the subject it belongs to."""
+    items = json.loads(request.body)
+    messages = items if isinstance(items, list) else items["Messages"]
+    answers = [
+        {"ErrorCode": 0, "Message": "OK", "MessageID": message.get("Subject", "templated")}
+        for message in messages
+    ]
+    return Reply(200, json.dumps(answers).encode())
+
+
+def postal(request: Request) -> Reply:
+    """Accept a message under the id of its recipient."""
+    [recipient] = json.loads(request.body)["to"]
+    data = {"message_id": "m", "messages": {recipient: {"id": int(recipient[4:-12]), "token": "t"}}}
+    return Reply(200, json.dumps({"status": "success", "data": data}).encode())
+
+
+def test_postmark_takes_500_messages_in_one_request() -> None:
+    with scripted(postmark) as server:
+        app, mail = app_for("postmark", server.url)
+        with app.app_context():
+            results = list(mail.send_many(numbered(1_001)))
+
+    assert [result.message_id for result in results] == [f"No. {n}" for n in range(1_001)]
+    assert [len(json.loads(request.body)) for request in server.requests] == [500, 500, 1]
+
+
+def test_messages_are_taken_from_an_endless_iterable_as_they_are_needed() -> None:
+    taken = 0
+
+    def endless() -> Iterator[Message]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield Message(f"No. {taken}", to="you@example.com", body="Hi")
+
+    with scripted(postmark) as server:
+        app, mail = app_for("postmark", server.url)
+        with app.app_context():
+            for _ in zip(range(10), mail.send_many(endless()), strict=False):
+                pass
+
+    assert taken == 500
+    assert len(server.requests) == 1
+
+
+def test_postal_gets_several_requests_at_once_and_results_stay_in_order() -> None:
+    with scripted(postal) as server:
+        app, mail = app_for("postal", server.url)
+        with app.app_context():
+            results = list(mail.send_many(numbered(40), workers=4))
+
+    assert [result.message_id for result in results] == [str(n) for n in range(40)]
+    assert 1 < server.connections <= 4
+
+
+def test_breaking_off_sends_nothing_that_was_not_started() -> None:
+    with scripted(postal) as server:
+        app, mail = app_for("postal", server.url)
+        with app.app_context():
+            results = mail.send_many(numbered(1_000), workers=2)
+            next(results)
+            results.close()  # type: ignore[attr-defined]
+        sent = len(server.requests)
+
+    assert 1 <= sent <= 4
+
+
+@pytest.mark.parametrize("esp", ["postmark", "postal"])
+def test_a_message_that_cannot_be_sent_is_its_own_affair(esp: str) -> None:
+    """Whether it fails when it is prepared or when it is encoded, the others go out."""
+    messages = numbered(4)
+    messages[1].to = ["not an address"]
+    messages[2].esp_extra = {"odd": object()}
+    with scripted(postmark if esp == "postmark" else postal) as server:
+        app, mail = app_for(esp, server.url)
+        with app.app_context():
+            results = list(mail.send_many(messages))
+
+    assert [result.outcome for result in results] == ["accepted", "not_sent", "not_sent", "accepted"]
+    assert isinstance(results[1].error, InvalidAddressError)
+    assert isinstance(results[2].error, SerializationError)
+    with pytest.raises(InvalidAddressError):
+        results[1].raise_for_error()
+
+
+def test_ids_of_an_earlier_batch_survive_the_failure_of_a_later_one() -> None:
+    with scripted(postmark, Reply(500, b"oops")) as server:
+        app, mail = app_for("postmark", server.url)
+        with app.app_context():
+            results = list(mail.send_many(numbered(600)))
+
+    assert {result.outcome for result in results[:500]} == {"accepted"}
+    assert {type(result.error) for result in results[500:]} == {SendUncertainError}
+
+
+def test_messages_with_and_without_a_template_go_to_their_endpoints() -> None:
+    messages = numbered(2)
+    messages[1] = Message(to="you@example.com", template_id="welcome")
+    with scripted(postmark) as server:
+        app, mail = app_for("postmark", server.url)
+        with app.app_context():
+            results = list(mail.send_many(messages))
+
+    assert [result.message_id for result in results] == ["No. 0", "templated"]
+    assert [request.target for request in server.requests] == [
+        "/email/batch",
+        "/email/batchWithTemplates",
+    ]
+
+
+def test_an_unreachable_esp_fails_every_message_without_raising() -> None:
+    with scripted(postmark) as server:
+        url = server.url
+    app, mail = app_for("postmark", url)
+    with app.app_context():
+        results = list(mail.send_many(numbered(3)))
+
+    assert {type(result.error) for result in results} == {NotSentError}
+    assert all(result.error is not None and result.error.result is result for result in results)
+
+
+@pytest.mark.parametrize("esp", ["postmark", "postal"])
+def test_the_signals_run_for_each_message_in_the_callers_thread(esp: str) -> None:
+    seen: list[tuple[str, str, int]] = []
+    with scripted(postmark if esp == "postmark" else postal) as server:
+        app, mail = app_for(esp, server.url)
+
+        @signals.pre_send.connect_via(app)
+        def before(app: Flask, message: Message, **extra: object) -> None:
+            seen.append(("before", message.subject, threading.get_ident()))
+            if message.subject == "No. 1":
+                raise CancelSend
+
+        @signals.post_send.connect_via(app)
+        def after(app: Flask, message: Message, result: SendResult, **extra: object) -> None:
+            seen.append(("after", message.subject, threading.get_ident()))
+
+        with app.app_context():
+            results = list(mail.using("default").send_many(numbered(3)))
+
+    assert [result.outcome for result in results] == ["accepted", "cancelled", "accepted"]
+    assert {ident for _, _, ident in seen} == {threading.get_ident()}
+    assert [subject for when, subject, _ in seen if when == "after"] == ["No. 0", "No. 2"]
