@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .exceptions import ConfigurationError, InvalidAddressError
@@ -27,14 +27,14 @@ _PLAIN = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*@{_DOMAIN}")
 _ASCII_DOMAIN = re.compile(_DOMAIN)
 
 # RFC 6532 adds every character beyond ASCII to atext; spaces and invisible ones are left out.
-_NOT_ATEXT8 = r"\x00-\x20\x7f-\xa0\"(),:;<>@\[\\\].\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f"
-_ATEXT8 = rf"[^{_NOT_ATEXT8}\u3000\ufeff\ud800-\udfff]+"
-_QUOTED = r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"'
+_NOT_ATEXT8 = r"\x00-\x20\x7f-\xa0\xad\"(),:;<>@\[\\\].\u1680\u2000-\u200f\u2028-\u202f"
+_ATEXT8 = rf"[^{_NOT_ATEXT8}\u205f-\u206f\u3000\ufeff\ud800-\udfff]+"
+_QUOTED = r'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*"'
 _ADDR_SPEC = re.compile(
     rf"(?P<local>{_ATEXT8}(?:\.{_ATEXT8})*|{_QUOTED})"
-    rf"@(?P<domain>{_ATEXT8}(?:\.{_ATEXT8})*|\[[^\[\]\\\s<>]+\])"
+    rf"@(?P<domain>{_ATEXT8}(?:\.{_ATEXT8})*|\[[A-Za-z0-9.:-]+\])"
 )
-_NAME_ADDR = re.compile(r"(?P<name>[^<>]*|" + _QUOTED + r"\s*)<(?P<addr_spec>.*)>", re.DOTALL)
+_NAME_ADDR = re.compile(rf"(?P<name>{_QUOTED}[ \t]*|[^<>]*)<(?P<addr_spec>.*)>", re.DOTALL)
 _QUOTED_NAME = re.compile(_QUOTED)
 _AMBIGUOUS_IN_NAME = re.compile(r'[,;<>@"\\]')
 _BARE_NAME = re.compile(r"[\w ]+")
@@ -45,11 +45,13 @@ class Address:
     """One mailbox: ``addr_spec`` (``user@example.com``) and an optional ``display_name``.
 
     Both are plain text as a person reads them. ``str(address)`` gives the RFC 5322 form,
-    quoted where needed: ``"Doe, Jane" <jane@example.com>``.
+    quoted where needed: ``"Doe, Jane" <jane@example.com>``. ``spelling`` is the addr_spec as
+    the app wrote it, where encoding the domain has changed it, and else empty.
     """
 
     addr_spec: str
     display_name: str = ""
+    spelling: str = field(default="", repr=False, compare=False, kw_only=True)
 
     @property
     def username(self) -> str:
@@ -90,11 +92,13 @@ def address_key(addr_spec: str) -> str:
     if addr_spec.isascii():
         return addr_spec.lower()
     username, at, domain = addr_spec.rpartition("@")
-    with suppress(UnicodeError, ValueError):
+    with suppress(UnicodeError):
         domain = idna2008(domain)
-    return username.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass") + (
-        at + domain.lower()
-    )
+    return f"{_ascii_lower(username)}{at}{domain.lower()}"
+
+
+def _ascii_lower(text: str) -> str:
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 def parse_address(value: object, field: str = "address") -> Address:
@@ -115,7 +119,7 @@ def parse_address(value: object, field: str = "address") -> Address:
 
 def _split(value: object, field: str) -> tuple[str, str]:
     if isinstance(value, str):
-        return _split_text(value, field)
+        return _split_text(str.__str__(value), field)
     if isinstance(value, (tuple, list)) and len(value) == 2:
         name, addr_spec = value
     else:
@@ -126,7 +130,8 @@ def _split(value: object, field: str) -> tuple[str, str]:
             f'{field} must be "user@example.com", "Name <user@example.com>", '
             f'("Name", "user@example.com") or an Address, not {type(value).__name__}.'
         )
-    return name or "", addr_spec
+    # Subclasses of str, such as Markup, may do something else in their methods.
+    return str.__str__(name or ""), str.__str__(addr_spec)
 
 
 def _split_text(text: str, field: str) -> tuple[str, str]:
@@ -155,8 +160,8 @@ def _checked(addr_spec: str, field: str) -> str:
     if match is None:
         hint = " Give several addresses as a list." if "," in addr_spec else ""
         raise InvalidAddressError(f"{field} is not one email address (user@example.com).{hint}")
-    if "=?" in match["local"]:
-        raise InvalidAddressError(f"{field} has an encoded word (=?...?=) in the user name.")
+    if "=?" in addr_spec:
+        raise InvalidAddressError(f"{field} has an encoded word (=?...?=) in the address.")
     domain = match["domain"]
     if domain.isascii() and not domain.startswith("[") and not _ASCII_DOMAIN.fullmatch(domain):
         raise InvalidAddressError(f"{field} has a malformed domain.")
@@ -207,17 +212,22 @@ def idna_encoder(choice: Any) -> IdnaEncoder:
 def encode_domain(address: Address, encoder: IdnaEncoder, field: str) -> Address:
     """Return the address with its domain as the wire carries it.
 
+    What an encoder makes of a domain is checked like anything else: IDNA 2003 maps a
+    full-width ``＠`` or ``，`` to one that would end the address.
+
     Raises InvalidAddressError if the domain cannot be encoded.
     """
-    if address.addr_spec.isascii():
+    addr_spec, domain = address.addr_spec, address.domain
+    if domain.isascii():
         return address
-    domain = address.domain
     try:
         encoded = encoder(domain)
-    except (UnicodeError, ValueError):
-        raise InvalidAddressError(
-            f"{field} has an internationalised domain that IDNA cannot encode."
-        ) from None
+    except ValueError:
+        encoded = None
     if encoded == domain:
         return address
-    return Address(f"{address.username}@{encoded}", address.display_name)
+    if not isinstance(encoded, str) or not _ASCII_DOMAIN.fullmatch(encoded):
+        raise InvalidAddressError(
+            f"{field} has an internationalised domain that IDNA cannot encode."
+        )
+    return Address(f"{address.username}@{encoded}", address.display_name, spelling=addr_spec)

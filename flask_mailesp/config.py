@@ -6,8 +6,8 @@ then, for an ESP's credentials and URLs, plain ``NAME``. Every error names the f
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timezone, tzinfo
@@ -15,13 +15,16 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .address import CONTROLS, idna_encoder
-from .esp import Esp, Secret, SecretBytes, Setting, Settings
-from .exceptions import ConfigurationError
+from .esp import Esp, Secret, SecretBytes, Setting, Settings, Veiled, veiled
+from .exceptions import ConfigurationError, InvalidMessageError
 from .message import Message
 from .prepare import PrepareOptions
 from .registry import all_esps
 
 _MISSING: Final[Any] = object()
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
+_PRINTABLE = re.compile(r"[!-~]+")  # ASCII without white space
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 
 GENERAL = frozenset(
     {
@@ -63,13 +66,13 @@ class Lookup:
     def __init__(
         self, config: Mapping[str, Any], own: Mapping[str, Any] | None = None, place: str = ""
     ) -> None:
-        nested = config.get("MAILESP")
-        if nested is not None and not isinstance(nested, Mapping):
-            raise ConfigurationError('app.config["MAILESP"] must be a dict of settings.')
         self.config = config
-        self.nested = {str(key).upper(): value for key, value in (nested or {}).items()}
+        self.nested = upper_keys(config.get("MAILESP"))
         self.own = own or {}
         self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("Settings hold credentials and cannot be pickled.")
 
     def find(self, name: str, *, bare: bool = False, short: str = "") -> tuple[str, Any]:
         """Return the key under which a setting was found, and its value or _MISSING."""
@@ -93,16 +96,24 @@ class Lookup:
         return as_switch(*self.get(name, default))
 
 
+def upper_keys(settings: Any) -> Veiled:
+    """Return settings by upper-case names; none if it is not a dict (see `check_keys`)."""
+    items = settings.items() if isinstance(settings, Mapping) else ()
+    return Veiled((str(key).upper(), value) for key, value in items)
+
+
 def as_switch(key: str, value: Any) -> bool:
     """Accept booleans, and their spellings in environment variables."""
     if isinstance(value, bool):
         return value
-    words = {"true": True, "1": True, "yes": True, "on": True}
-    words |= {"false": False, "0": False, "no": False, "off": False}
     try:
-        return words[str(value).strip().lower()]
+        return _SWITCH_WORDS[str(value).strip().lower()]
     except KeyError:
         raise ConfigurationError(f"{key} must be True or False.") from None
+
+
+_SWITCH_WORDS = {"true": True, "1": True, "yes": True, "on": True}
+_SWITCH_WORDS |= {"false": False, "0": False, "no": False, "off": False}
 
 
 # --- an ESP's settings -----------------------------------------------------------------
@@ -118,14 +129,15 @@ def esp_settings(lookup: Lookup, esp: Esp, *, sending: bool) -> Settings:
     missing: dict[str, str] = {}
     for setting in esp.settings:
         full = f"{prefix}_{setting.name}"
-        key, value = lookup.find(full, bare=setting.bare, short=setting.name)
         missing[setting.name] = _how_to_set(full, setting)
-        if value is _MISSING or value is None:
-            if setting.required and sending:
-                raise ConfigurationError(missing[setting.name])
-            values[setting.name] = setting.default
-        else:
+        key, value = lookup.find(full, bare=setting.bare, short=setting.name)
+        value = veiled(value)
+        if value is not _MISSING and value is not None:
             values[setting.name] = _converted(lookup, setting, key, value)
+        elif setting.required and sending:
+            raise _not_set(lookup, missing[setting.name])
+        else:
+            values[setting.name] = setting.default
     values["WEBHOOK_SECRET"] = webhook_secret(lookup, prefix)
     missing["WEBHOOK_SECRET"] = (
         f'MAILESP_WEBHOOK_SECRET is not set. Set it to "user:password" with a long random '
@@ -133,6 +145,12 @@ def esp_settings(lookup: Lookup, esp: Esp, *, sending: bool) -> Settings:
     )
     secrets = [setting.name for setting in esp.settings if setting.secret]
     return Settings(values, secret=secrets, missing=missing)
+
+
+def _not_set(lookup: Lookup, text: str) -> ConfigurationError:
+    """Return the error for a missing setting; a misspelt one in its place is told first."""
+    check_keys(lookup, ())
+    return ConfigurationError(text)
 
 
 def _how_to_set(full: str, setting: Setting) -> str:
@@ -147,41 +165,44 @@ def _converted(lookup: Lookup, setting: Setting, key: str, value: Any) -> Any:
         value = as_url(key, value, allow_http=lookup.switch("ALLOW_HTTP"))
     if isinstance(setting.default, bool):
         value = as_switch(key, value)
-    return setting.convert(key, value) if setting.convert else value
+    if setting.convert:
+        return setting.convert(key, value)
+    return str.__str__(value) if isinstance(value, Secret) else value
 
 
 def as_credential(key: str, value: Any) -> Secret:
     """Check a credential: text without white space or characters no header can carry."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise ConfigurationError(f"{key} must be text. In an environment variable, quote it.")
-    text = str(value).strip()
-    if not text or not text.isascii() or CONTROLS.search(text) or " " in text:
+    credential = Secret(str(value).strip())
+    if not _PRINTABLE.fullmatch(credential):
         raise ConfigurationError(f"{key} is empty or holds characters that no credential has.")
-    return Secret(text)
+    return credential
 
 
 def as_url(key: str, value: Any, *, allow_http: bool) -> str:
     """Check a base URL: https, or http to this machine; return it without a last slash."""
-    problem = _url_problem(value, allow_http)
-    if problem:
+    url = Secret(value.strip()) if isinstance(value, str) else None
+    problem = _url_problem(url, allow_http)
+    if url is None or problem:
         raise ConfigurationError(f"{key} {problem}")
-    return str(value).strip().rstrip("/")
+    return url.rstrip("/")
 
 
-def _url_problem(value: Any, allow_http: bool) -> str | None:
-    if not isinstance(value, str) or CONTROLS.search(value) or " " in value.strip():
-        return 'must be a URL such as "https://mail.example.com".'
+def _url_problem(url: str | None, allow_http: bool) -> str | None:
+    if url is None or not _PRINTABLE.fullmatch(url) or "\\" in url:
+        return 'must be a URL such as "https://mail.example.com" (a host name in ASCII).'
+    if "?" in url or "#" in url:
+        return "must not have a query or fragment."
     try:
-        parts = urlsplit(value.strip())
-        host, _ = parts.hostname, parts.port
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
     except ValueError:
         return "is not a valid URL."
-    if parts.scheme not in ("http", "https") or not host:
-        return 'must be a URL such as "https://mail.example.com".'
     if "@" in parts.netloc:
         return "must not hold a user name or password; there is a setting for the credential."
-    if parts.query or parts.fragment or "?" in value or "#" in value:
-        return "must not have a query or fragment."
+    if parts.scheme not in ("http", "https") or port == 0 or not _is_host(host, parts.netloc):
+        return 'must be a URL such as "https://mail.example.com".'
     if parts.scheme == "http" and not (allow_http or is_loopback(host)):
         return (
             "must begin with https://, or the credential would cross the network in the "
@@ -190,14 +211,27 @@ def _url_problem(value: Any, allow_http: bool) -> str | None:
     return None
 
 
+def _is_host(host: str, netloc: str) -> bool:
+    """Tell whether a host is a name or an address; one of IPv6 in brackets, without a zone."""
+    if "[" not in netloc:
+        return bool(_HOST.fullmatch(host))
+    return ":" in host and "%" not in host and _ip(host) is not None
+
+
+def _ip(host: str) -> Any:
+    """Return the IP address that a host is, or None."""
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether a host name or address means this machine."""
-    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = _ip(host)
+    return host.lower() == "localhost" if address is None else bool(address.is_loopback)
 
 
 def webhook_secret(lookup: Lookup, prefix: str) -> tuple[SecretBytes, ...] | None:
@@ -210,17 +244,17 @@ def webhook_secret(lookup: Lookup, prefix: str) -> tuple[SecretBytes, ...] | Non
         key, value = lookup.find("WEBHOOK_SECRET")
     if value is _MISSING or value is None:
         return None
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, (list, tuple)) or not items:
+    value = veiled(value)
+    items = value if isinstance(value, list) else [value]
+    if not items or not all(map(_are_credentials, items)):
         raise ConfigurationError(f'{key} must be "user:password" or a list of such texts.')
-    return tuple(_credentials(key, item) for item in items)
+    return tuple(SecretBytes(item.encode()) for item in items)
 
 
-def _credentials(key: str, item: Any) -> SecretBytes:
-    user, colon, password = item.partition(":") if isinstance(item, str) else ("", "", "")
-    if not (user and colon and password):
-        raise ConfigurationError(f'{key} must be "user:password" or a list of such texts.')
-    return SecretBytes(item.encode("utf-8", "surrogatepass"))
+def _are_credentials(item: Any) -> bool:
+    """Tell whether a text is what Basic authentication carries (RFC 7617 section 2)."""
+    user, _, password = item.partition(":") if isinstance(item, str) else ("", "", "")
+    return bool(user and password) and not CONTROLS.search(item)
 
 
 # --- general settings ------------------------------------------------------------------
@@ -261,7 +295,7 @@ def timeouts(key: str, value: Any) -> tuple[float, float]:
     pair = value if isinstance(value, (list, tuple)) else (min_of(value), value)
     try:
         connect, total = (_seconds(item) for item in pair)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigurationError(
             f"{key} must be a number of seconds, or a pair (connect, total) of them."
         ) from None
@@ -299,8 +333,10 @@ def time_zone(key: str, value: Any) -> tzinfo:
 
 def tls_verify(key: str, value: Any, debug_or_testing: bool) -> bool | str:
     """Return True, the path of a CA bundle, or (in debug and testing only) False."""
-    if isinstance(value, str) and value.lower() not in ("true", "false", "1", "0", "yes", "no"):
-        return value
+    if isinstance(value, (str, os.PathLike)) and str(value).strip().lower() not in _SWITCH_WORDS:
+        if not os.path.exists(value):
+            raise ConfigurationError(f"{key} is the path of a CA bundle, but nothing is there.")
+        return os.fspath(value)
     verify = as_switch(key, value)
     if not verify and not debug_or_testing:
         raise ConfigurationError(
@@ -319,7 +355,7 @@ def byte_count(key: str, value: Any) -> int:
 
 def url_prefix(key: str, value: Any) -> str:
     """Return the blueprint's prefix: with a first slash, without a last one."""
-    if not isinstance(value, str) or not value.startswith("/") or not value.strip("/"):
+    if not isinstance(value, str) or not _PATH.fullmatch(value):
         raise ConfigurationError(f'{key} must be a path such as "/mail-hooks".')
     return value.rstrip("/")
 
@@ -327,26 +363,34 @@ def url_prefix(key: str, value: Any) -> str:
 # --- mailers ---------------------------------------------------------------------------
 
 
-def mailer_specs(lookup: Lookup) -> dict[str, tuple[str, Mapping[str, Any]]]:
+def mailer_specs(lookup: Lookup) -> dict[str, tuple[str, Veiled]]:
     """Return each mailer's name with the place of its ESP's name and its own settings."""
     key, mailers = lookup.get("MAILERS", {})
     if not isinstance(mailers, Mapping):
         raise ConfigurationError(f'{key} must be a dict such as {{"default": {{"esp": ...}}}}.')
-    specs: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for name, spec in mailers.items():
-        place = f"{key}[{name!r}]"
-        if not isinstance(spec, Mapping):
-            raise ConfigurationError(f'{place} must be a dict such as {{"esp": "postmark"}}.')
-        specs[str(name)] = place, {str(item).upper(): value for item, value in spec.items()}
+    mailers = Veiled({name: veiled(spec) for name, spec in mailers.items()})
     _, esp = lookup.get("ESP")
+    specs = {
+        str(name): (place := f"{key}[{name!r}]", _own_settings(place, spec, esp))
+        for name, spec in mailers.items()
+    }
     if "default" not in specs:
         if esp is None:
-            raise ConfigurationError(
+            raise _not_set(
+                lookup,
                 'MAILESP_ESP is not set. Set it to the ESP to send through, such as "postmark"'
-                f"{' (or add a mailer named default)' if specs else ''}."
+                f"{' (or add a mailer named default)' if specs else ''}.",
             )
-        specs["default"] = "MAILESP", {"ESP": esp}
+        specs["default"] = "MAILESP", Veiled({"ESP": esp})
     return specs
+
+
+def _own_settings(place: str, spec: Any, esp: Any) -> Veiled:
+    """Return a mailer's settings; one that names no ESP uses the app's."""
+    own = upper_keys(spec)
+    if not isinstance(spec, Mapping) or own.setdefault("ESP", esp) is None:
+        raise ConfigurationError(f'{place} must be a dict such as {{"esp": "postmark"}}.')
+    return own
 
 
 def send_defaults(lookup: Lookup, esp: Esp) -> dict[str, Any]:
@@ -367,7 +411,10 @@ def send_defaults(lookup: Lookup, esp: Esp) -> dict[str, Any]:
 
 def _as_attributes(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Give defaults the containers that the attributes have: one tag becomes a list of it."""
-    message = Message(**defaults)
+    try:
+        message = Message(**defaults)
+    except InvalidMessageError as error:
+        raise ConfigurationError(f"In SEND_DEFAULTS, {error}") from None
     return {name: getattr(message, name) for name in defaults}
 
 
@@ -379,13 +426,21 @@ def refuse_unknown(given: Iterable[Any], known: Iterable[str], text: str) -> Non
     known = set(known)
     for key in given:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
+            hint = f" Did you mean {close}?" if (close := nearest(key, known)) else ""
             raise ConfigurationError(f"{text} {key!r}.{hint}")
+
+
+def nearest(word: Any, known: Iterable[str]) -> str:
+    """Return the known word that was probably meant, or an empty string."""
+    from difflib import get_close_matches
+
+    return "".join(get_close_matches(str(word), sorted(known), 1))
 
 
 def check_keys(lookup: Lookup, in_use: Iterable[Esp]) -> None:
     """Refuse settings that no part of the package knows. Rarely needs all ESPs' rooms."""
+    if not isinstance(lookup.config.get("MAILESP") or {}, Mapping):
+        raise ConfigurationError('app.config["MAILESP"] must be a dict of settings.')
     given = {str(key)[8:]: str(key) for key in lookup.config if str(key).startswith("MAILESP_")}
     given |= {name: f'MAILESP["{name}"]' for name in lookup.nested}
     known = GENERAL.union(*map(names_of, in_use))
@@ -393,8 +448,7 @@ def check_keys(lookup: Lookup, in_use: Iterable[Esp]) -> None:
         known = GENERAL.union(*map(names_of, all_esps()))
         for name, place in given.items():
             if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f" Did you mean MAILESP_{close[0]}?" if close else ""
+                hint = f" Did you mean MAILESP_{close}?" if (close := nearest(name, known)) else ""
                 raise ConfigurationError(f"{place} is not a setting of Flask-MailESP.{hint}")
 
 
@@ -406,7 +460,7 @@ def names_of(esp: Esp) -> set[str]:
 
 def check_mailer_keys(place: str, own: Mapping[str, Any], esp: Esp) -> None:
     """Refuse keys of a mailer that neither it nor its ESP knows."""
-    names = OF_A_MAILER.union(setting.name for setting in esp.settings)
+    names = {setting.name for setting in esp.settings} | {"WEBHOOK_SECRET"}
     full = {f"{esp.key.upper()}_{name}" for name in names}
-    known = names | full | {f"MAILESP_{name}" for name in full}
+    known = OF_A_MAILER | names | full | {f"MAILESP_{name}" for name in full}
     refuse_unknown(own, known, f"{place} has no setting")

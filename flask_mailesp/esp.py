@@ -58,7 +58,9 @@ class Setting:
 
     ``where`` tells a person where the value is found in the ESP's console. A ``secret``
     is never shown. ``bare`` settings (credentials and URLs) are also looked up without
-    the ``MAILESP_`` prefix. ``sending`` settings without a default are required to send.
+    the ``MAILESP_`` prefix. Without a ``required`` one nothing can be sent. ``convert(key,
+    value)`` returns the value to use, or raises ConfigurationError naming ``key``; a name
+    that ends in ``_URL`` and a ``default`` that is a bool have their own checks before it.
     """
 
     name: str
@@ -80,6 +82,33 @@ class Secret(str):
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("A credential cannot be pickled.")
+
+
+def veiled(value: Any) -> Any:
+    """Wrap text, bytes and lists of them in `Secret`; a dict in one that shows nothing.
+
+    For values on their way to being checked: tools that show the locals of frames would
+    else show them when a check fails.
+    """
+    if isinstance(value, str):
+        return Secret(value)
+    if isinstance(value, bytes):
+        return SecretBytes(value)
+    if isinstance(value, (list, tuple)):
+        return [veiled(item) for item in value]
+    return Veiled(value) if isinstance(value, Mapping) else value
+
+
+class Veiled(dict[str, Any]):
+    """A dict of settings whose values are not shown."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "{***}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("Settings hold credentials and cannot be pickled.")
 
 
 class SecretBytes(bytes):

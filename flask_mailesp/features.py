@@ -120,6 +120,11 @@ def requested(message: PreparedMessage) -> list[Feature]:
     return [feature for feature, asks in _ASKS.items() if asks(message)]
 
 
+def lacking(message: PreparedMessage, supports: frozenset[Feature]) -> list[Feature]:
+    """Return the features a message asks for beyond those that an ESP supports."""
+    return [feature for feature in requested(message) if feature not in supports]
+
+
 def can_be_left_out(feature: Feature) -> bool:
     """Tell whether a message makes sense without the feature."""
     return feature in _WITHOUT

@@ -10,7 +10,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from .address import Address
+from .address import Address, parse_address
 from .exceptions import InvalidAddressError, InvalidMessageError, SerializationError
 
 Disposition = Literal["attachment", "inline"]
@@ -27,6 +27,7 @@ _NOT_GIVEN: Final[Any] = _NotGiven()
 
 _LISTS = ("to", "cc", "bcc", "reply_to", "attachments", "alternatives", "tags")
 _MAPPINGS = ("metadata", "esp_extra")
+_ADDRESSES = ("to", "cc", "bcc", "reply_to", "sender", "envelope_sender")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -58,13 +59,13 @@ class Attachment:
     ) -> None:
         if isinstance(data, str):
             charset = charset or "utf-8"
-        if disposition == "inline" and content_id is None:
+        if disposition == "inline" and not content_id:
             content_id = make_content_id()
         values: dict[str, Any] = {
             "filename": filename or _default_filename(content_type),
             "content_type": content_type or _guess_type(filename),
             "data": _as_bytes(data, charset),
-            "content_id": content_id.strip().strip("<>") if content_id else None,
+            "content_id": _bare_content_id(content_id),
             "disposition": disposition,
             "charset": charset,
         }
@@ -83,6 +84,10 @@ class Attachment:
         """Read a file from disk; never give it a path that a stranger chose."""
         path = Path(path)
         return cls(path.name, content_type, path.read_bytes(), **extra)
+
+
+def _bare_content_id(content_id: Any) -> Any:
+    return content_id.strip(" <>") if isinstance(content_id, str) else content_id
 
 
 def make_content_id() -> str:
@@ -108,34 +113,38 @@ def _as_bytes(data: Any, charset: str | None) -> bytes:
 def _encode(data: str, charset: str) -> bytes:
     try:
         return data.encode(charset)
-    except (UnicodeError, LookupError):
+    except (ValueError, LookupError, TypeError):
         raise SerializationError(
-            f"An attachment's text cannot be encoded as {charset!r}."
+            "An attachment's text cannot be encoded in its charset; is that a known one?"
         ) from None
 
 
-def _guess_type(filename: str | None) -> str:
+def _guess_type(filename: Any) -> str:
     import mimetypes
 
-    guessed, encoding = mimetypes.guess_type(filename or "")
+    # As a path of one part, so that "data:text/html," or "//[x" is not read as a URL.
+    name = str(filename or "").replace("\\", "/").rpartition("/")[2]
+    guessed, encoding = mimetypes.guess_type(f"/{name}")
     return guessed if guessed and not encoding else "application/octet-stream"
 
 
-def _default_filename(content_type: str | None) -> str:
+def _default_filename(content_type: Any) -> str:
     import mimetypes
 
-    media_type = (content_type or "").partition(";")[0].strip()
+    media_type = str(content_type or "").partition(";")[0].strip()
     return "attachment" + (mimetypes.guess_extension(media_type) or "")
 
 
 class Message:
-    """An email message. Making one needs no app context and checks nothing yet.
+    """An email message. Making one needs no app context; sending it checks every field.
 
     Addresses are ``"a@b.c"``, ``"Name <a@b.c>"``, ``("Name", "a@b.c")`` or `Address`; one
     item is exactly one address, and a single address may stand where a list is expected.
+    A pair that could be read both ways, ``("a@b.c", "d@e.f")``, is an InvalidAddressError.
 
     An attribute that is *not given* takes its default from ``MAILESP_SEND_DEFAULTS``;
-    ``None`` cancels that default; anything else, ``False`` included, is a value.
+    ``None`` cancels that default; anything else, ``False`` included, is a value. Something
+    put into a container, as with ``message.tags.append("news")``, has been given too.
 
     body, html:
         The text and HTML bodies. An HTML-only message has ``body=None``.
@@ -184,18 +193,18 @@ class Message:
 
     def __init__(
         self,
-        subject: str = "",
-        to: Any = None,
-        body: str | None = None,
-        html: str | None = None,
+        subject: str | None = _NOT_GIVEN,
+        to: Any = _NOT_GIVEN,
+        body: str | None = _NOT_GIVEN,
+        html: str | None = _NOT_GIVEN,
         sender: Any = _NOT_GIVEN,
         cc: Any = _NOT_GIVEN,
         bcc: Any = _NOT_GIVEN,
-        attachments: Any = None,
+        attachments: Any = _NOT_GIVEN,
         reply_to: Any = _NOT_GIVEN,
         *,
         headers: Any = _NOT_GIVEN,
-        alternatives: Any = None,
+        alternatives: Any = _NOT_GIVEN,
         envelope_sender: Any = _NOT_GIVEN,
         metadata: Mapping[str, Any] | None = _NOT_GIVEN,
         tags: Any = _NOT_GIVEN,
@@ -214,17 +223,22 @@ class Message:
         given: set[str] = set()
         self.__dict__["_given"] = given
         for name, value in values.items():
-            if value is _NOT_GIVEN:
-                self.__dict__[name] = _EMPTY[name]() if name in _EMPTY else None
-            else:
+            if value is not _NOT_GIVEN:
                 given.add(name)
-                self.__dict__[name] = _contained(name, value) if name in _EMPTY else value
+            self.__dict__[name] = _value_of(name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in Message.__annotations__:
             raise AttributeError(f"Message has no attribute {name!r}")
         self.__dict__["_given"].add(name)
-        self.__dict__[name] = _contained(name, value) if name in _EMPTY else value
+        self.__dict__[name] = _value_of(name, value)
+
+    def __copy__(self) -> Message:
+        """Return a message with containers of its own: changing it leaves this one as it is."""
+        twin = type(self).__new__(type(self))
+        for name, value in self.__dict__.items():
+            twin.__dict__[name] = value.copy() if isinstance(value, (list, dict, set)) else value
+        return twin
 
     def is_given(self, name: str) -> bool:
         """Tell whether an attribute was given a value (None included) or filled since."""
@@ -280,11 +294,8 @@ class Message:
     def from_dict(cls, data: Mapping[str, Any]) -> Message:
         """Make a message from what `to_dict` returned.
 
-        Raises InvalidMessageError, naming it, for an unknown key.
+        Raises InvalidMessageError, naming the key, for what `to_dict` never returns.
         """
-        unknown = [name for name in data if name not in Message.__annotations__]
-        if unknown:
-            raise InvalidMessageError(f"Message has no attribute {unknown[0]!r}.")
         return cls(**{name: _load(name, value) for name, value in data.items()})
 
     def __eq__(self, other: object) -> bool:
@@ -295,8 +306,11 @@ class Message:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        count = len(self.to) + len(self.cc) + len(self.bcc)
-        return f"<Message to {count} recipients, {len(self.attachments)} attachments>"
+        # A debugger may show one whose __init__ has failed half way.
+        to, cc, bcc, files = (
+            len(self.__dict__.get(name, ())) for name in ("to", "cc", "bcc", "attachments")
+        )
+        return f"<Message to {to + cc + bcc} recipients, {files} attachments>"
 
 
 _FIELDS = tuple(Message.__annotations__)
@@ -307,6 +321,15 @@ _EMPTY: dict[str, type[list[Any]] | type[dict[str, Any]]] = {
 }
 
 
+def _value_of(name: str, value: Any) -> Any:
+    """Return an attribute's value for what was given, or what it rests at if nothing was."""
+    if name in _EMPTY:
+        return _EMPTY[name]() if value is _NOT_GIVEN else _contained(name, value)
+    if value is _NOT_GIVEN or value is None:
+        return "" if name == "subject" else None
+    return value
+
+
 def _contained(name: str, value: Any) -> Any:
     """Return a fresh container, so that later changes to the caller's do not matter."""
     if value is None:
@@ -315,7 +338,7 @@ def _contained(name: str, value: Any) -> Any:
         return dict(value) if isinstance(value, Mapping) else value
     if isinstance(value, Mapping):
         return dict(value) if name == "headers" else _pairs(name, value)
-    if isinstance(value, str) or not isinstance(value, Iterable) or _is_one(name, value):
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or _is_one(name, value):
         return [value]
     return list(value)
 
@@ -333,7 +356,7 @@ def _is_one(name: str, value: Any) -> bool:
         return False
     if not isinstance(value, tuple) or len(value) != 2 or not isinstance(value[1], str):
         return False
-    if isinstance(value[0], str) and "@" in value[0]:
+    if isinstance(value[0], str) and "@" in value[0] and _is_address(value[0]):
         raise InvalidAddressError(
             f"{name} is a pair in which both sides could be addresses: give several "
             "addresses as a list, or one as Address(addr_spec, display_name)."
@@ -341,26 +364,44 @@ def _is_one(name: str, value: Any) -> bool:
     return isinstance(value[0], (str, type(None)))
 
 
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except InvalidAddressError:
+        return False
+    return True
+
+
+# --- to JSON and back ------------------------------------------------------------------
+
+
 def _dump(name: str, value: Any) -> Any:
-    if name == "attachments":
-        return [_dump_attachment(item) for item in value]
     if isinstance(value, (datetime, date)):
         return value.isoformat()
-    if name == "headers" and not isinstance(value, Mapping):
-        return [list(pair) for pair in value]
-    if name in ("to", "cc", "bcc", "reply_to"):
-        return [_dump_address(item) for item in value]
-    if name in ("sender", "envelope_sender"):
-        return None if value is None else _dump_address(value)
-    if name == "alternatives":
-        return [list(item) for item in value]
-    return value
+    if isinstance(value, list):
+        return [_dump_item(name, item) for item in value]
+    if isinstance(value, Mapping):
+        return {_dump_key(key): item for key, item in value.items()}
+    return _dump_item(name, value)
 
 
-def _dump_address(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return value if isinstance(value, str) else str(value)
+def _dump_item(name: str, item: Any) -> Any:
+    if name == "attachments":
+        return _dump_attachment(item)
+    if isinstance(item, Alternative):
+        return [item.content, item.content_type]
+    if isinstance(item, tuple):
+        return list(item)
+    if name in _ADDRESSES and hasattr(item, "addr_spec"):
+        return [item.display_name, item.addr_spec] if item.display_name else item.addr_spec
+    return item
+
+
+def _dump_key(key: Any) -> Any:
+    """Return a mapping's key as text; the ``merge_*`` mappings may be keyed by any address."""
+    if isinstance(key, tuple) and len(key) == 2:
+        return key[1]
+    return getattr(key, "addr_spec", key)
 
 
 def _dump_attachment(item: Any) -> dict[str, Any]:
@@ -376,13 +417,20 @@ def _dump_attachment(item: Any) -> dict[str, Any]:
 
 
 def _load(name: str, value: Any) -> Any:
-    if name == "attachments":
-        return [
-            Attachment(**{**item, "data": base64.b64decode(item["data"])}) for item in value or []
-        ]
-    if name == "send_at" and isinstance(value, str):
-        return datetime.fromisoformat(value) if "T" in value else date.fromisoformat(value)
+    if name not in Message.__annotations__:
+        raise InvalidMessageError(f"Message has no attribute {name!r}.")
+    try:
+        if name == "attachments":
+            return [_load_attachment(**item) for item in value]
+        if name == "send_at" and isinstance(value, str):
+            return datetime.fromisoformat(value) if "T" in value else date.fromisoformat(value)
+    except (ValueError, TypeError):
+        raise InvalidMessageError(f"{name} is not what to_dict() returns.") from None
     return value
+
+
+def _load_attachment(*, data: str, **fields: Any) -> Attachment:
+    return Attachment(data=base64.b64decode(data, validate=True), **fields)
 
 
 def as_attachment(item: Any) -> Attachment:

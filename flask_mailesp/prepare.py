@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timezone, tzinfo
 from typing import Any
@@ -17,6 +17,7 @@ from .address import CONTROLS, Address, IdnaEncoder, encode_domain, idna2008, pa
 from .exceptions import (
     InvalidAddressError,
     InvalidHeaderError,
+    InvalidMessageError,
     SerializationError,
 )
 from .message import Alternative, Attachment, Message, PreparedMessage, as_attachment
@@ -26,7 +27,9 @@ logger = logging.getLogger("flask_mailesp")
 # RFC 5322 section 2.2: printable ASCII without the colon.
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
 _WORD = r"[A-Za-z0-9!#$&^_.+-]+"
-_MEDIA_TYPE = re.compile(rf"{_WORD}/{_WORD}(?:\s*;.*)?")
+_MEDIA_TYPE = re.compile(rf"{_WORD}/{_WORD}(?:[ \t]*;.*)?")
+_LIST_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|<[^<>]*>?|,|[^,"<]+', re.DOTALL)
+_CONTENT_ID = re.compile(r"[^\s<>]+")
 
 # Headers that have a field of their own; given twice they would contradict each other.
 _OWN_FIELD = {
@@ -40,6 +43,8 @@ _OWN_FIELD = {
     "content-transfer-encoding": "attachments or alternatives",
     "mime-version": "attachments or alternatives",
 }
+
+_MERGE_ROWS = ("merge_data", "merge_metadata", "merge_headers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,8 @@ def prepare(
 ) -> PreparedMessage:
     """Return the message with defaults applied and every field checked.
 
-    Raises InvalidAddressError, InvalidHeaderError or SerializationError, each naming the
-    field, before anything is sent.
+    Raises InvalidMessageError (InvalidAddressError, InvalidHeaderError, SerializationError),
+    naming the field and never quoting an address.
     """
     given = _Given(message, defaults, options)
     headers, header_reply_to = _headers(given("headers"))
@@ -68,10 +73,10 @@ def prepare(
         to=given.addresses("to"),
         cc=given.addresses("cc"),
         bcc=given.addresses("bcc"),
-        reply_to=given.addresses("reply_to") or given.parse(header_reply_to, "Reply-To header"),
-        subject=_text("subject", message.subject or ""),
-        body=_optional_text("body", message.body),
-        html=_optional_text("html", message.html),
+        reply_to=_reply_to(given, header_reply_to),
+        subject=_text("subject", given("subject")),
+        body=_optional_text("body", given("body")),
+        html=_optional_text("html", given("html")),
         attachments=_attachments(given("attachments")),
         headers=headers,
         alternatives=_alternatives(given("alternatives")),
@@ -82,14 +87,12 @@ def prepare(
         track_opens=_switch("track_opens", given("track_opens")),
         send_at=_moment(given("send_at"), options.timezone),
         template_id=_template_id(given("template_id"), esp_key),
-        merge_data=_merge("merge_data", given("merge_data"), dict),
+        merge_data=_merge(given, "merge_data", dict),
         merge_global_data=_mapping("merge_global_data", given("merge_global_data")) or None,
-        merge_metadata=_merge("merge_metadata", given("merge_metadata"), _row_metadata),
-        merge_headers=_merge("merge_headers", given("merge_headers"), _row_headers),
+        merge_metadata=_merge(given, "merge_metadata", _row_metadata),
+        merge_headers=_merge(given, "merge_headers", _row_headers),
         esp_extra=_mapping("esp_extra", given("esp_extra")),
-        is_batch=any(
-            given(name) is not None for name in ("merge_data", "merge_metadata", "merge_headers")
-        ),
+        is_batch=any(given(name) is not None for name in _MERGE_ROWS),
     )
     if not (prepared.to or prepared.cc or prepared.bcc):
         raise InvalidAddressError("The message has no recipient: give to, cc or bcc.")
@@ -115,6 +118,10 @@ class _Given:
         if self._defaults and name in self._defaults and not self._message.is_given(name):
             return self._defaults[name]
         return getattr(self._message, name)
+
+    def is_own(self, name: str) -> bool:
+        """Tell whether the value is the message's own, not a default."""
+        return self._message.is_given(name)
 
     def addresses(self, name: str) -> tuple[Address, ...]:
         return self.parse(self(name), name)
@@ -150,6 +157,19 @@ def _envelope_sender(given: _Given) -> Address | None:
     return None if value is None else given.address(value, "envelope_sender")
 
 
+def _reply_to(given: _Given, header: list[str]) -> tuple[Address, ...]:
+    """Combine reply_to and a Reply-To header: the message's own stands before a default."""
+    field = given.addresses("reply_to")
+    if not header:
+        return field
+    from_header = given.parse(header, "headers['Reply-To']")
+    if given.is_own("headers") and not given.is_own("reply_to"):
+        return from_header
+    if field and given.is_own("headers") and field != from_header:
+        raise InvalidHeaderError("reply_to and headers['Reply-To'] differ: give one of them.")
+    return field or from_header
+
+
 def _text(field: str, value: Any) -> str:
     if isinstance(value, str):
         return value
@@ -183,20 +203,13 @@ def _headers(value: Any) -> tuple[tuple[tuple[str, str], ...], list[str]]:
 
 
 def _header_pairs(field: str, value: Any) -> list[tuple[str, str]]:
-    try:
-        pairs = [(name, text) for name, text in _items(value)]
-    except (TypeError, ValueError):
-        raise SerializationError(
-            f"{field} must be a dict or a list of (name, value) pairs."
-        ) from None
+    pairs = list(value.items() if isinstance(value, Mapping) else value)
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise SerializationError(f"{field} must be a dict or a list of (name, value) pairs.")
     return [
         (_header_name(field, name), _header_text(f"{field}[{name!r}]", text))
         for name, text in pairs
     ]
-
-
-def _items(value: Any) -> Iterable[tuple[Any, Any]]:
-    return value.items() if isinstance(value, Mapping) else value
 
 
 def _header_name(field: str, name: Any) -> str:
@@ -207,14 +220,29 @@ def _header_name(field: str, name: Any) -> str:
 
 def _header_text(field: str, value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
+        return _number_text(field, value)
     return _text(field, value)
 
 
+def _number_text(field: str, value: float) -> str:
+    try:
+        return str(value)
+    except ValueError:
+        raise SerializationError(f"{field} is a number of too many digits.") from None
+
+
 def split_addresses(text: str) -> list[str]:
-    """Split a header's address list at commas outside quotes and angle brackets."""
-    parts = re.findall(r'(?:"(?:[^"\\]|\\.)*"|<[^>]*>|[^,"<])+', text)
-    return [part for part in (part.strip() for part in parts) if part]
+    """Split a header's address list at commas outside quotes and angle brackets.
+
+    Nothing but the commas is lost: what is unbalanced is left to the address parser.
+    """
+    parts: list[list[str]] = [[]]
+    for piece in _LIST_TOKEN.findall(text):
+        if piece == ",":
+            parts.append([])
+        else:
+            parts[-1].append(piece)
+    return [part for part in ("".join(tokens).strip(" \t") for tokens in parts) if part]
 
 
 def _attachments(values: Any) -> tuple[Attachment, ...]:
@@ -230,6 +258,8 @@ def _checked_attachment(item: Any) -> Attachment:
         value = getattr(attachment, field)
         if value is not None:
             _refuse(f"An attachment's {field}", _text(f"An attachment's {field}", value))
+    if attachment.content_id is not None and not _CONTENT_ID.fullmatch(attachment.content_id):
+        raise InvalidHeaderError("An attachment's content_id holds white space, < or > (RFC 2392).")
     if attachment.disposition not in ("attachment", "inline"):
         raise InvalidHeaderError('An attachment\'s disposition must be "attachment" or "inline".')
     return attachment
@@ -248,10 +278,9 @@ def _alternatives(values: Any) -> tuple[Alternative, ...]:
 def _alternative(item: Any) -> Alternative:
     if isinstance(item, Alternative):
         item = (item.content, item.content_type)
-    try:
-        content, content_type = item
-    except (TypeError, ValueError):
-        raise SerializationError("An alternative must be a (content, content_type) pair.") from None
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise SerializationError("An alternative must be a (content, content_type) pair.")
+    content, content_type = item
     return Alternative(
         _text("An alternative's content", content),
         _media_type("An alternative's content_type", content_type),
@@ -259,7 +288,7 @@ def _alternative(item: Any) -> Alternative:
 
 
 def _mapping(field: str, value: Any) -> dict[str, Any]:
-    if not value:
+    if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise SerializationError(f"{field} must be a dict, not {type(value).__name__}.")
@@ -268,16 +297,22 @@ def _mapping(field: str, value: Any) -> dict[str, Any]:
 
 def _metadata(field: str, value: Any) -> dict[str, Any] | None:
     metadata = _mapping(field, value)
-    for key, item in metadata.items():
+    for key in metadata:
         _refuse(f"A {field} key", _text(f"A {field} key", key))
-        if not isinstance(item, (str, int, float)):
-            raise SerializationError(
-                f"{field}[{key!r}] must be str or a number, not {type(item).__name__}; "
-                "convert it first."
-            )
-        if isinstance(item, str):
-            _refuse(f"{field}[{key!r}]", item)
-    return metadata or None
+    return {key: _datum(f"{field}[{key!r}]", item) for key, item in metadata.items()} or None
+
+
+def _datum(field: str, value: Any) -> str | float:
+    """Check one value of metadata; of an enumeration's member, take what it stands for."""
+    if isinstance(value, str):
+        _refuse(field, value)
+        return str.__str__(value)
+    if isinstance(value, (int, float)):
+        _number_text(field, value)
+        return value
+    raise SerializationError(
+        f"{field} must be str or a number, not {type(value).__name__}; convert it first."
+    )
 
 
 def _tags(values: Any) -> tuple[str, ...]:
@@ -290,23 +325,24 @@ def _template_id(value: Any, esp_key: str) -> str | int | None:
     if isinstance(value, Mapping):
         value = value.get(esp_key)
         if value is None:
-            raise InvalidHeaderError(f"template_id names no template for {esp_key!r}.")
+            raise InvalidMessageError(f"template_id names no template for {esp_key!r}.")
     if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
         return value
     raise SerializationError(f"template_id must be str or int, not {type(value).__name__}.")
 
 
 def _merge(
-    field: str, value: Any, row: Callable[[Any], Mapping[str, Any]]
+    given: _Given, field: str, row: Callable[[Any], Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]] | None:
     """Key the rows by `Address.key`, so that any spelling of an address finds its row."""
+    value = given(field)
     if value is None:
         return None
     rows = {}
     for address, data in _mapping(field, value).items():
         if not isinstance(data, Mapping):
             raise SerializationError(f"{field} must hold a dict for each address.")
-        rows[parse_address(address, f"A key of {field}").key] = row(data)
+        rows[given.address(address, f"A key of {field}").key] = row(data)
     return rows
 
 
@@ -328,7 +364,7 @@ def _moment(value: Any, zone: tzinfo) -> datetime | None:
     if value is None:
         return None
     if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=zone)
+        return value if value.utcoffset() is not None else value.replace(tzinfo=zone)
     if isinstance(value, date):
         return datetime.combine(value, time(), zone)
     try:
@@ -368,8 +404,8 @@ def _check_batch(prepared: PreparedMessage) -> None:
     """Log merge keys that match no recipient (how many, not which: they are addresses)."""
     if not prepared.to:
         raise InvalidAddressError("A message with merge data goes to each `to`: give at least one.")
-    known = {address.key for address in prepared.recipients}
-    for field in ("merge_data", "merge_metadata", "merge_headers"):
+    known = {address.key for address in prepared.to}
+    for field in _MERGE_ROWS:
         strangers = len((getattr(prepared, field) or {}).keys() - known)
         if strangers:
-            logger.warning("%d keys of %s match no recipient and are ignored.", strangers, field)
+            logger.warning("%d keys of %s match no `to` and are ignored.", strangers, field)

@@ -79,18 +79,25 @@ class Recipients(Mapping[str, RecipientStatus]):
     Iteration gives each bare address once, as the caller spelled it.
     """
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "_spellings")
 
     def __init__(self, entries: Iterable[tuple[Address, RecipientStatus]] = ()) -> None:
         self._entries: dict[str, tuple[str, RecipientStatus]] = {}
+        self._spellings: dict[str, str] = {}  # keys that IDNA encoding has changed
         for address, status in entries:
-            self._entries.setdefault(address.key, (address.addr_spec, status))
+            self._entries.setdefault(address.key, (address.spelling or address.addr_spec, status))
+            if address.spelling:
+                self._spellings.setdefault(address_key(address.spelling), address.key)
 
     def __getitem__(self, address: str | Address | tuple[str, str]) -> RecipientStatus:
-        try:
-            return self._entries[_lookup_key(address)][1]
-        except KeyError:
-            raise KeyError("no such recipient") from None
+        entry = self._find(address_key(address)) if isinstance(address, str) else None
+        entry = entry or self._find(_parsed_key(address))
+        if entry is None:
+            raise KeyError("no such recipient")
+        return entry[1]
+
+    def _find(self, key: str) -> tuple[str, RecipientStatus] | None:
+        return self._entries.get(key) or self._entries.get(self._spellings.get(key, ""))
 
     def __iter__(self) -> Iterator[str]:
         return (addr_spec for addr_spec, _ in self._entries.values())
@@ -105,15 +112,11 @@ class Recipients(Mapping[str, RecipientStatus]):
         return f"<Recipients: {', '.join(f'{n} {word}' for word, n in counts.items()) or 'none'}>"
 
 
-def _lookup_key(address: object) -> str:
-    if isinstance(address, str):
-        key = address_key(address)
-        if "<" not in key:
-            return key
+def _parsed_key(address: object) -> str:
     try:
         return parse_address(address).key
     except InvalidAddressError:
-        raise KeyError from None
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,50 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pytest
+from flask import Flask
+
+from flask_mailesp import MailESP
+
+# One working configuration for each ESP, but for the API_URL.
+CREDENTIALS: dict[str, dict[str, Any]] = {
+    "postmark": {"MAILESP_ESP": "postmark", "MAILESP_POSTMARK_SERVER_TOKEN": "token"},
+    "postal": {
+        "MAILESP_ESP": "postal",
+        "MAILESP_POSTAL_API_KEY": "key",
+        "MAILESP_POSTAL_API_URL": "https://postal.example.com",
+    },
+}
+
+
+class MakeApp(Protocol):
+    """Makes an app in testing mode from configuration keys, and sets up MailESP for it."""
+
+    def __call__(self, mail: MailESP | None = None, /, **config: Any) -> Flask: ...
+
+
+@pytest.fixture
+def make_app() -> Iterator[MakeApp]:
+    """Make apps whose connections are closed when the test ends."""
+    apps: list[Flask] = []
+
+    def make(mail: MailESP | None = None, /, **config: Any) -> Flask:
+        app = Flask("tests", root_path=".")
+        app.config.update({"TESTING": True, **config})
+        (mail or MailESP()).init_app(app)
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        app.extensions["mailesp"].transport.close()
+
+
+@pytest.fixture
+def app(make_app: MakeApp) -> Flask:
+    """Return an app that sends through Postmark, with a default sender."""
+    return make_app(**CREDENTIALS["postmark"], MAILESP_SEND_DEFAULTS={"sender": "from@example.com"})
