@@ -9,38 +9,39 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from .exceptions import ConfigurationError, InvalidAddressError
+from .patterns import pattern
+from .records import field, record
 
 IdnaEncoder = Callable[[str], str]
 
 # Line breaks and control characters, the Unicode separators that act as line breaks in
 # some readers, and lone surrogates. Tab is legal white space in a header (RFC 5322 2.2).
-CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+CONTROLS = pattern(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
-_PLAIN = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*@{_DOMAIN}")
-_ASCII_DOMAIN = re.compile(_DOMAIN)
+_PLAIN = pattern(rf"{_ATEXT}(?:\.{_ATEXT})*@{_DOMAIN}")
+_ASCII_DOMAIN = pattern(_DOMAIN)
 
 # RFC 6532 adds every character beyond ASCII to atext; spaces and invisible ones are left out.
 _NOT_ATEXT8 = r"\x00-\x20\x7f-\xa0\xad\"(),:;<>@\[\\\].\u1680\u2000-\u200f\u2028-\u202f"
 _ATEXT8 = rf"[^{_NOT_ATEXT8}\u205f-\u206f\u3000\ufeff\ud800-\udfff]+"
 _QUOTED = r'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*"'
-_ADDR_SPEC = re.compile(
+_ADDR_SPEC = pattern(
     rf"(?P<local>{_ATEXT8}(?:\.{_ATEXT8})*|{_QUOTED})"
     rf"@(?P<domain>{_ATEXT8}(?:\.{_ATEXT8})*|\[[A-Za-z0-9.:-]+\])"
 )
-_NAME_ADDR = re.compile(rf"(?P<name>{_QUOTED}[ \t]*|[^<>]*)<(?P<addr_spec>.*)>", re.DOTALL)
-_QUOTED_NAME = re.compile(_QUOTED)
-_AMBIGUOUS_IN_NAME = re.compile(r'[,;<>@"\\]')
-_BARE_NAME = re.compile(r"[\w ]+")
+_NAME_ADDR = pattern(rf"(?P<name>{_QUOTED}[ \t]*|[^<>]*)<(?P<addr_spec>.*)>", re.DOTALL)
+_QUOTED_NAME = pattern(_QUOTED)
+_AMBIGUOUS_IN_NAME = pattern(r'[,;<>@"\\]')
+_BARE_NAME = pattern(r"[\w ]+")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Address:
     """One mailbox: ``addr_spec`` (``user@example.com``) and an optional ``display_name``.
 

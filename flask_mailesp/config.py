@@ -7,9 +7,7 @@ then, for an ESP's credentials and URLs, plain ``NAME``. Every error names the f
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import timezone, tzinfo
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,13 +16,15 @@ from .address import CONTROLS, idna_encoder
 from .esp import Esp, Secret, SecretBytes, Setting, Settings, Veiled, veiled
 from .exceptions import ConfigurationError, InvalidMessageError
 from .message import Message
+from .patterns import pattern
 from .prepare import PrepareOptions
+from .records import record
 from .registry import all_esps
 
 _MISSING: Final[Any] = object()
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
-_PRINTABLE = re.compile(r"[!-~]+")  # ASCII without white space
-_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
+_HOST = pattern(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
+_PRINTABLE = pattern(r"[!-~]+")  # ASCII without white space
+_PATH = pattern(r"(/[A-Za-z0-9._~-]+)+/?")
 
 GENERAL = frozenset(
     {
@@ -260,7 +260,7 @@ def _are_credentials(item: Any) -> bool:
 # --- general settings ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class General:
     """The settings that belong to the app rather than to an ESP or mailer."""
 

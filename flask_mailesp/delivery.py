@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -34,11 +33,13 @@ from .exceptions import (
 from .message import Message, PreparedMessage
 from .outcomes import unreadable, whole_call
 from .prepare import PrepareOptions, prepare
+from .records import field, record, replace
 from .results import ACCEPTED, Attempt, Outcome, Recipients, RecipientStatus, SendResult, Status
 
 logger = logging.getLogger("flask_mailesp")
 
 _BLOT = "***"
+_SHORTEST_SECRET = 6
 _RECIPIENT_TROUBLE = frozenset({Status.REJECTED, Status.INVALID})
 
 
@@ -50,7 +51,7 @@ class Sends(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Mailer:
     """An ESP with everything needed to send through it."""
 
@@ -93,14 +94,13 @@ def refuse_unsupported(mailer: Mailer, message: PreparedMessage) -> PreparedMess
     """
     if features.is_plain(message):
         return message
-    supports = mailer.esp.supports
-    lacking = [item for item in features.requested(message) if item not in supports]
-    for feature in lacking:
-        if not mailer.ignore_unsupported or not features.can_be_left_out(feature):
+    while lacking := features.lacking(message, mailer.esp.supports):
+        if not (mailer.ignore_unsupported and all(map(features.can_be_left_out, lacking))):
             names = ", ".join(item.value for item in lacking)
             raise UnsupportedFeatureError(f"{mailer.esp.name} cannot express: {names}.")
-        logger.warning("%s cannot express %r; left out.", mailer.esp.name, feature.value)
-        message = features.without(message, feature)
+        # One by one: without its template, a message's own words are no longer in the way.
+        logger.warning("%s cannot express %r; left out.", mailer.esp.name, lacking[0].value)
+        message = features.without(message, lacking[0])
     return message
 
 
@@ -311,10 +311,13 @@ def _without_secrets(response: HttpResponse, call: Call, settings: Settings) -> 
     """Blot out credentials that the ESP echoes, before anything can show them.
 
     A request's header may hold one that is not a setting: a credential of this message only.
+    What is too short for a credential is left, since it may stand in any word or id.
     """
     own = [value for value in call.request.headers.values() if isinstance(value, Secret)]
     body, headers = response.body, response.headers
     for secret in {*settings.secrets(), *own}:
+        if len(secret) < _SHORTEST_SECRET:
+            continue
         body = body.replace(secret.encode(), _BLOT.encode())
         if any(secret in value for value in headers.values()):
             headers = {name: value.replace(secret, _BLOT) for name, value in headers.items()}

@@ -8,13 +8,13 @@ and a `WebhookRequest` into events.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from .address import Address
 from .exceptions import ConfigurationError, MailESPError
+from .records import field, record
 
 if TYPE_CHECKING:
     from .events import InboundEvent, TrackingEvent
@@ -52,7 +52,7 @@ class Feature(Enum):
     MERGE_HEADERS = "Headers per recipient"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Setting:
     """One configuration key of an ESP, without the ``MAILESP_<ESP>_`` prefix.
 
@@ -188,7 +188,7 @@ class Body(Protocol):
     def __iter__(self) -> Iterator[bytes]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class HttpRequest:
     """One HTTP request, complete. Its ``repr`` hides headers and body."""
 
@@ -198,7 +198,7 @@ class HttpRequest:
     body: bytes | Body = field(default=b"", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class HttpResponse:
     """One HTTP response. Header names are lower-case; ``repr`` hides what the ESP said.
 
@@ -223,7 +223,7 @@ class HttpResponse:
         return parse_json(self.body)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Part:
     """What one item of an ESP's answer is about.
 
@@ -235,7 +235,7 @@ class Part:
     message: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Call:
     """One request to the ESP and the parts its answer will speak of, in order."""
 
@@ -243,7 +243,7 @@ class Call:
     parts: tuple[Part, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Reading:
     """What the ESP's answer says about one part.
 
@@ -263,7 +263,7 @@ class Headers(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class WebhookRequest:
     """A webhook's request, copied from the web framework. ``body`` is the raw bytes.
 
@@ -283,7 +283,7 @@ if TYPE_CHECKING:
     Event = TrackingEvent | InboundEvent
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Webhook:
     """How an ESP's webhooks of one kind are authenticated and read.
 
@@ -298,7 +298,7 @@ class Webhook:
     retry_status: int = 503
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Esp:
     """One email service provider.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from .records import field, record
 from .words import Word
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class RejectReason(Word):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class TrackingEvent:
     """One thing that happened to one recipient's copy of a message.
 
@@ -80,7 +80,7 @@ class TrackingEvent:
         return event_key("tracking", self.identity)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class InboundEvent:
     """One mail that came in.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
 
@@ -14,33 +13,39 @@ from . import config, signals
 from .delivery import Mailer, deliver, must_raise
 from .esp import Esp, Settings
 from .exceptions import CancelSend, ConfigurationError
-from .many import deliver_many
 from .message import Message
+from .records import field, record
 from .registry import load_esp, require_esp
 from .results import Outcome, Recipients, SendResult
 from .transport import Transport
 from .views import WebhookLog, blueprint
 
+if TYPE_CHECKING:
+    from .recording import Outbox
+
 logger = logging.getLogger("flask_mailesp")
 
 
-@dataclass
 class State:
     """Everything the extension keeps for one app, in ``app.extensions["mailesp"]``."""
 
-    general: config.General
-    lookup: config.Lookup = field(repr=False)
-    mailers: dict[str, Mailer]
-    transport: Transport
-    hooks: dict[str, tuple[Esp, Settings] | None] = field(default_factory=dict, repr=False)
-    webhook_log: WebhookLog = field(default_factory=WebhookLog, repr=False)
-    exempted: bool = False
+    def __init__(
+        self, general: config.General, lookup: config.Lookup, transport: Transport
+    ) -> None:
+        self.general = general
+        self.lookup = lookup
+        self.transport = transport
+        self.mailers: dict[str, Mailer] = {}
+        self.hooks: dict[str, tuple[Esp, Settings] | None] = {}
+        self.webhook_log = WebhookLog()
 
     def mailer(self, name: str | None) -> Mailer:
         """Return a mailer by name; None is the default one."""
         try:
             return self.mailers[name or "default"]
         except KeyError:
+            import difflib
+
             close = difflib.get_close_matches(str(name), self.mailers, 1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ConfigurationError(
@@ -55,6 +60,9 @@ class State:
                 return None  # not kept: strangers choose these names
             self.hooks[esp_key] = esp, config.esp_settings(self.lookup, esp, sending=False)
         return self.hooks[esp_key]
+
+    def __repr__(self) -> str:
+        return f"<State: mailers {', '.join(self.mailers)}>"
 
 
 class MailESP:
@@ -115,8 +123,8 @@ class MailESP:
         """
         if "mailesp" in app.extensions:
             raise RuntimeError("This app has a MailESP already; call init_app() once per app.")
-        app.extensions["mailesp"] = _read(app)
-        app.register_blueprint(blueprint(app.extensions["mailesp"].general.url_prefix))
+        state = app.extensions["mailesp"] = _read(app)
+        app.register_blueprint(blueprint(state.general.url_prefix, state.hooks))
 
     def send(self, message: Message, using: str | None = None) -> SendResult:
         """Send one message now and return what became of it.
@@ -147,8 +155,17 @@ class MailESP:
         _current()[1].mailer(name)
         return BoundMailer(self, name)
 
+    def record_messages(self) -> AbstractContextManager[Outbox]:
+        """In tests: record what the current app sends, instead of sending it.
 
-@dataclass(frozen=True, slots=True)
+        ``with mail.record_messages() as outbox:``; see `flask_mailesp.recording`.
+        """
+        from .recording import record
+
+        return record(_current()[0])
+
+
+@record(frozen=True)
 class BoundMailer:
     """A mailer by name: ``mail.using("bulk").send(message)``."""
 
@@ -184,7 +201,7 @@ def _read(app: Flask) -> State:
         total_timeout=general.total_timeout,
         verify=general.tls_verify,
     )
-    state = State(general, lookup, {}, transport)
+    state = State(general, lookup, transport)
     specs = config.mailer_specs(lookup)
     for name, (place, own) in specs.items():
         state.mailers[name] = _mailer(state, name, place, own)
@@ -251,6 +268,8 @@ def _announce_result(app: Flask, message: Message, result: SendResult) -> None:
 def _send_many(
     app: Flask, mailer: Mailer, messages: Iterable[Message], workers: int
 ) -> Iterator[SendResult]:
+    from .many import deliver_many
+
     for message, result in deliver_many(
         mailer, messages, workers, lambda message: _announce_send(app, mailer, message)
     ):

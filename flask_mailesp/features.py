@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from .esp import Feature
 from .message import PreparedMessage
+from .records import replace
 
 Changes = dict[str, Any]
 

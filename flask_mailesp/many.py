@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from .delivery import Delivery, Mailer, deliver, prepared_for, stops
 from .esp import Call
 from .exceptions import InvalidMessageError
 from .message import Message, PreparedMessage
 from .results import Outcome, Recipients, SendResult
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Before = Callable[[Message], SendResult | None]
 
@@ -42,6 +45,8 @@ def _failed(mailer: Mailer, error: InvalidMessageError) -> SendResult:
 def _by_workers(
     mailer: Mailer, messages: Iterable[Message], workers: int, before: Before
 ) -> Iterator[tuple[Message, SendResult]]:
+    from concurrent.futures import ThreadPoolExecutor
+
     waiting: deque[tuple[Message, Future[SendResult] | SendResult]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="mailesp")
     try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from .address import Address, parse_address
 from .exceptions import InvalidAddressError, InvalidMessageError, SerializationError
+from .records import field, record
 
 Disposition = Literal["attachment", "inline"]
 
@@ -30,7 +30,7 @@ _MAPPINGS = ("metadata", "esp_extra")
 _ADDRESSES = ("to", "cc", "bcc", "reply_to", "sender", "envelope_sender")
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@record(frozen=True, init=False)
 class Attachment:
     """A file that goes with a message.
 
@@ -445,7 +445,7 @@ def as_attachment(item: Any) -> Attachment:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Alternative:
     """One more form of the body, such as a calendar invitation (RFC 2046 section 5.1.4)."""
 
@@ -453,7 +453,7 @@ class Alternative:
     content_type: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, repr=False)
 class PreparedMessage:
     """A message with every default applied and every field checked, as ``build`` reads it.
 

@@ -6,7 +6,6 @@ The table of outcomes that these functions implement is in the documentation und
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
@@ -19,11 +18,12 @@ from .exceptions import (
     RecipientsRefusedError,
     SendUncertainError,
 )
+from .patterns import pattern
 from .results import RecipientStatus, Status
 from .wire import as_number
 
 _DOUBT = "The message may or may not have been taken."
-_CODE = re.compile(r"[\w.-]{1,60}")
+_CODE = pattern(r"[\w.-]{1,60}")
 _LONGEST_WAIT = 24 * 60 * 60.0  # seconds
 _BY_STATUS: dict[int, type[APIError]] = {
     401: AuthenticationError,

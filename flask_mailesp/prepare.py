@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, time, timezone, tzinfo
 from typing import Any
 
@@ -21,15 +20,17 @@ from .exceptions import (
     SerializationError,
 )
 from .message import Alternative, Attachment, Message, PreparedMessage, as_attachment
+from .patterns import pattern
+from .records import record
 
 logger = logging.getLogger("flask_mailesp")
 
 # RFC 5322 section 2.2: printable ASCII without the colon.
-_HEADER_NAME = re.compile(r"[!-9;-~]+")
+_HEADER_NAME = pattern(r"[!-9;-~]+")
 _WORD = r"[A-Za-z0-9!#$&^_.+-]+"
-_MEDIA_TYPE = re.compile(rf"{_WORD}/{_WORD}(?:[ \t]*;.*)?")
-_LIST_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|<[^<>]*>?|,|[^,"<]+', re.DOTALL)
-_CONTENT_ID = re.compile(r"[^\s<>]+")
+_MEDIA_TYPE = pattern(rf"{_WORD}/{_WORD}(?:[ \t]*;.*)?")
+_LIST_TOKEN = pattern(r'"(?:[^"\\]|\\.)*"?|<[^<>]*>?|,|[^,"<]+', re.DOTALL)
+_CONTENT_ID = pattern(r"[^\s<>]+")
 
 # Headers that have a field of their own; given twice they would contradict each other.
 _OWN_FIELD = {
@@ -47,7 +48,7 @@ _OWN_FIELD = {
 _MERGE_ROWS = ("merge_data", "merge_metadata", "merge_headers")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class PrepareOptions:
     """What preparing depends on besides the message and its defaults."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
 
 from .esp import Esp
@@ -29,6 +28,8 @@ def require_esp(name: object, setting: str) -> Esp:
     esp = load_esp(key)
     if esp is not None:
         return esp
+    import difflib
+
     close = difflib.get_close_matches(key, BUILT_IN, 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ConfigurationError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from .address import Address, address_key, parse_address
 from .esp import HttpResponse
 from .exceptions import InvalidAddressError, MailESPError
+from .records import field, record
 from .words import Word
 
 
@@ -37,7 +37,7 @@ class Status(Word):
 ACCEPTED = frozenset({Status.QUEUED, Status.SENT})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class RecipientStatus:
     """What is known about one recipient.
 
@@ -56,7 +56,7 @@ class RecipientStatus:
     description: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Attempt:
     """One HTTP exchange with the ESP.
 
@@ -119,7 +119,7 @@ def _parsed_key(address: object) -> str:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class SendResult:
     """What is known about a message after a send.
 

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ._version import VERSION
 from .esp import Body, HttpRequest, HttpResponse
 from .exceptions import MailESPError, NotSentError, SendUncertainError
+from .patterns import pattern
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -53,9 +54,9 @@ _MAX_DESTINATIONS = 16  # remembered per adapter; an application has one or two
 _MAX_IDLE_SECONDS = 50.0
 _PIECE = 64 * 1024  # bytes read or decoded at once
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110 section 5.6.2
-_FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*").fullmatch  # RFC 9110 section 5.5
-_URL = re.compile(r"https?://[^\x00-\x20\x7f/?#@]+([/?#][^\x00-\x20\x7f]*)?", re.I).fullmatch
+_TOKEN = pattern(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110 section 5.6.2
+_FIELD_VALUE = pattern(r"[^\x00-\x08\x0a-\x1f\x7f]*").fullmatch  # RFC 9110 section 5.5
+_URL = pattern(r"https?://[^\x00-\x20\x7f/?#@]+([/?#][^\x00-\x20\x7f]*)?", re.I).fullmatch
 _OURS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "expect", "accept-encoding"}
 )

@@ -11,7 +11,6 @@ import binascii
 import hmac
 import json
 import math
-import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
@@ -19,13 +18,14 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from .exceptions import SerializationError, WebhookRejected
+from .patterns import pattern
 
 # Base64 of up to this many bytes goes into the JSON text; larger data is spliced in while
 # the body is sent, so that it is never held twice.
 _INLINE = 48 * 1024
 _MOST_FIELDS = 10_000
-_INTEGER = re.compile(r"-?[0-9]{1,18}")
-_ISO_TIME = re.compile(
+_INTEGER = pattern(r"-?[0-9]{1,18}")
+_ISO_TIME = pattern(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.,]([0-9]+))?"
     r" ?([Zz]|[+-][0-9]{2}:?[0-9]{2})?"
 )

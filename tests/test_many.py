@@ -118,7 +118,12 @@ def test_a_message_that_cannot_be_sent_is_its_own_affair(esp: str) -> None:
         with app.app_context():
             results = list(mail.send_many(messages))
 
-    assert [result.outcome for result in results] == ["accepted", "not_sent", "not_sent", "accepted"]
+    assert [result.outcome for result in results] == [
+        "accepted",
+        "not_sent",
+        "not_sent",
+        "accepted",
+    ]
     assert isinstance(results[1].error, InvalidAddressError)
     assert isinstance(results[2].error, SerializationError)
     with pytest.raises(InvalidAddressError):

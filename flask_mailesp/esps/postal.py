@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,8 @@ from ..events import EventType, InboundEvent, RejectReason, TrackingEvent
 from ..exceptions import APIError, AuthenticationError, ConfigurationError, WebhookRejected
 from ..message import Attachment, PreparedMessage
 from ..outcomes import failure, unreadable, whole_call
+from ..patterns import pattern
+from ..records import replace
 from ..results import RecipientStatus, Status
 from ..wire import (
     Base64,
@@ -73,7 +74,7 @@ def public_keys(name: str, value: Any) -> tuple[RSAPublicKey, ...]:
     if not keys:
         raise ConfigurationError(
             f"{name} is not an RSA public key. Give PEM text, a DKIM record, its p= value or a "
-            f"JWKS document. You will find it {WHERE_KEY}."
+            f"JWKS document. You will find the value in {WHERE_KEY}."
         )
     return keys
 
@@ -91,8 +92,8 @@ def _usable_keys(value: Any) -> tuple[RSAPublicKey, ...]:
 
 
 WHERE_KEY = (
-    "at https://<your Postal>/.well-known/jwks.json, or with `postal default-dkim-record` "
-    "on the server"
+    "https://<your Postal>/.well-known/jwks.json, or in what `postal default-dkim-record` "
+    "prints on the server"
 )
 
 
@@ -145,7 +146,7 @@ def base_url(name: str, value: str) -> str:
 SETTINGS = (
     Setting(
         "API_URL",
-        where="the address of your Postal's web interface (its web_hostname)",
+        where="the address bar of your Postal's web interface (its web_hostname)",
         required=True,
         bare=True,
         convert=base_url,
@@ -421,7 +422,7 @@ def decode(request: WebhookRequest) -> Any:
     return parse_json(request.body)
 
 
-_BRACKETS = re.compile(r"attachments\[(\d{1,4})\]\[(\w{1,40})\]")
+_BRACKETS = pattern(r"attachments\[(\d{1,4})\]\[(\w{1,40})\]")
 
 
 def unfold(form: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -459,7 +460,7 @@ EVENT_TYPES: dict[str | None, EventType] = {
     "MessageLoaded": EventType.OPENED,
 }
 _SUPPRESSED = "is on the suppression list"
-_REFUSED = re.compile(r"5\d\d[ -]|5\d\d$")
+_REFUSED = pattern(r"5\d\d[ -]|5\d\d$")
 FAILURES = (
     ("Maximum number of delivery attempts", RejectReason.TIMED_OUT),
     ("Message is likely spam", RejectReason.SPAM),

@@ -5,7 +5,6 @@ https://postmarkapp.com/developer
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
@@ -38,6 +37,7 @@ from ..outcomes import (
     unreadable,
     whole_call,
 )
+from ..patterns import pattern
 from ..results import RecipientStatus, Status
 from ..wire import (
     Base64,
@@ -97,6 +97,7 @@ SUPPORTS = frozenset(
 OWN_HEADERS = frozenset(
     {
         "sender",
+        "reply-to",
         "received",
         "date",
         "tag",
@@ -144,7 +145,7 @@ def _items(message: PreparedMessage, settings: Settings, index: int = 0) -> Iter
         yield token, payload | extra if extra else payload, Part(recipients, index)
 
 
-_TOKEN = re.compile(r"[!-~]+")
+_TOKEN = pattern(r"[!-~]+")
 
 
 def _token_and_extra(message: PreparedMessage, settings: Settings) -> tuple[str, dict[str, Any]]:
@@ -174,7 +175,9 @@ def _own(message: PreparedMessage, common: Mapping[str, Any], key: str) -> dict[
     if message.merge_metadata and key in message.merge_metadata:
         own["Metadata"] = metadata({**(message.metadata or {}), **message.merge_metadata[key]})
     if message.merge_headers and key in message.merge_headers:
-        own["Headers"] = headers(merged_headers(message.headers, message.merge_headers[key]))
+        rows = message.merge_headers[key]
+        own["Headers"] = headers(merged_headers(message.headers, rows))
+        own["ReplyTo"] = next((rows[name] for name in rows if name.lower() == "reply-to"), None)
     return {name: value for name, value in own.items() if value is not None}
 
 
@@ -348,8 +351,8 @@ HINTS = {
 }
 
 _INACTIVE_LISTS = ("Found inactive addresses: ", "these inactive addresses: ")
-_BAD_RECIPIENT = re.compile(r"(?:Invalid|Error parsing) '(?:To|Cc|Bcc)'")
-_QUOTED_ADDRESS = re.compile(r"[^\s'\"<>,;]{1,256}@[^\s'\"<>,;]{1,256}")
+_BAD_RECIPIENT = pattern(r"(?:Invalid|Error parsing) '(?:To|Cc|Bcc)'")
+_QUOTED_ADDRESS = pattern(r"[^\s'\"<>,;]+@[^\s'\"<>,;]+")
 _DELAYED = "delivery may be delayed"
 
 
@@ -549,39 +552,30 @@ def to_event(raw: dict[str, Any], body: bytes = b"") -> TrackingEvent:
     record = record if isinstance(record, str) else ""
     event_type, reject_reason = classify(record, raw)
     time = TIMES.get(record, "")
-    tag = text(raw, "Tag")
+    event_id, message_id = text(raw, "ID"), text(raw, "MessageID")
+    recipient = text(raw, "Recipient") or text(raw, "Email")
+    tag, url, moment = text(raw, "Tag"), text(raw, "OriginalLink"), text(raw, time)
+    identity: tuple[str | None, ...] = (NAME, record, message_id, recipient, moment, url)
+    if event_id:
+        identity = (NAME, record, event_id)
+    elif moment is None:  # retries are the same byte for byte
+        identity = (NAME, sha256(body).hexdigest())
     return TrackingEvent(
         event_type=event_type,
         esp_event=raw,
         timestamp=from_iso(raw, time),
-        event_id=text(raw, "ID"),
-        message_id=text(raw, "MessageID"),
-        recipient=text(raw, "Recipient") or text(raw, "Email"),
+        event_id=event_id,
+        message_id=message_id,
+        recipient=recipient,
         reject_reason=reject_reason,
         description=text(raw, "Description"),
         mta_response=text(raw, "Details"),
         tags=[tag] if tag else [],
         metadata=as_object(raw.get("Metadata")),
-        click_url=text(raw, "OriginalLink"),
+        click_url=url,
         user_agent=text(raw, "UserAgent"),
-        identity=identity(record, text(raw, time), raw, body),
+        identity=identity,
     )
-
-
-def identity(
-    record: str, time: str | None, raw: Mapping[str, Any], body: bytes
-) -> tuple[str | None, ...]:
-    """Return what tells one event from another: its id where it has one.
-
-    Retries of a webhook are the same byte for byte, so what has neither is its bytes.
-    """
-    event_id = text(raw, "ID")
-    if event_id:
-        return (NAME, record, event_id)
-    if time is None:
-        return (NAME, sha256(body).hexdigest())
-    who = text(raw, "Recipient") or text(raw, "Email")
-    return (NAME, record, text(raw, "MessageID"), who, time, text(raw, "OriginalLink"))
 
 
 def classify(record: str, raw: Mapping[str, Any]) -> tuple[EventType, RejectReason | None]:
