@@ -70,10 +70,10 @@ def test_events_can_be_copied_and_pickled() -> None:
     event = TrackingEvent(EventType.OPENED, {"a": 1}, identity=("Postal", "u"))
     mail = InboundEvent(InboundMessage.from_raw(b"Subject: Hi\n\nText"), identity=("Postal", "1"))
 
-    for again in (pickle.loads(pickle.dumps(event)), copy.deepcopy(event)):  # noqa: S301
+    for again in (pickle.loads(pickle.dumps(event)), copy.deepcopy(event)):
         assert again == event
         assert again.key == event.key
-    read = pickle.loads(pickle.dumps(mail))  # noqa: S301
+    read = pickle.loads(pickle.dumps(mail))
     assert (read.message.subject, read.key) == ("Hi", mail.key)
 
 

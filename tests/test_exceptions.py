@@ -40,7 +40,7 @@ TREE = {
 
 def pickled(value: Any) -> Any:
     """Return what another process would get."""
-    return pickle.loads(pickle.dumps(value))  # noqa: S301
+    return pickle.loads(pickle.dumps(value))
 
 
 def parameters(cls: type[MailESPError]) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def check(result: SendResult, fault: Fault, esp: str) -> None:
     assert result.status == for_esp(fault.status, esp)
     assert [attempt.outcome for attempt in result.attempts] == [fault.outcome]
     if result.error is not None:
-        copy = pickle.loads(pickle.dumps(result.error))  # noqa: S301
+        copy = pickle.loads(pickle.dumps(result.error))
         assert (str(copy), copy.result.outcome) == (str(result.error), fault.outcome)
         assert copy.esp_name == esp.title()
         for text in (str(result.error), repr(result.error), repr(result)):

@@ -41,7 +41,7 @@ ADDRESSES = [
 
 def pickled(value: Any) -> Any:
     """Return what another process would get."""
-    return pickle.loads(pickle.dumps(value))  # noqa: S301
+    return pickle.loads(pickle.dumps(value))
 
 
 def full() -> Message:

@@ -42,7 +42,7 @@ def test_what_is_not_compared_or_shown_is_not() -> None:
     assert Parcel(1, note="a") == Parcel(1, note="b")
     assert Parcel(1, secret="a") != Parcel(1, secret="b")
     assert repr(Parcel(1, secret="hidden")) == "Parcel(weight=1, stamps=[])"
-    assert Parcel(1) != (1, [], "x", "")
+    assert Parcel(1) != (1, [], "x", "")  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ COPIES = RecipientStatus(Status.SENT, frozenset({"2", "3"}))
 
 def pickled(value: Any) -> Any:
     """Return what another process would get."""
-    return pickle.loads(pickle.dumps(value))  # noqa: S301
+    return pickle.loads(pickle.dumps(value))
 
 
 def result_of(*statuses: RecipientStatus, **fields: Any) -> SendResult:

@@ -495,7 +495,7 @@ FORKING = """
 
 def run(script: str, *args: str, **environment: str) -> None:
     """Run a script in a Python of its own, in which any warning is an error."""
-    subprocess.run(  # noqa: S603 (a script of ours)
+    subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *args],
         check=True,
         timeout=30,
