@@ -16,14 +16,10 @@ from functools import cached_property
 from typing import Any, Literal, SupportsIndex, overload
 
 from .address import Address
-from .mime import (
+from .decoding import Body, Defects, decode_text
+from .headers import (
     MAX_ADDRESSES,
     MAX_HEADER_LENGTH,
-    Body,
-    Defects,
-    Mail,
-    Part,
-    decode_text,
     header_text,
     limited_fields,
     media_type,
@@ -32,8 +28,8 @@ from .mime import (
     parameters,
     read_addresses,
     read_date,
-    read_mail,
 )
+from .mime import Mail, Part, read_mail
 
 Addresses = str | Address | Iterable[Address | str]
 """Header text (``"Ann <ann@example.com>, carl@example.net"``) or addresses already apart."""

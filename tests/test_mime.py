@@ -7,9 +7,10 @@ from datetime import datetime, timezone
 
 import pytest
 
-from flask_mailesp import mime
+from flask_mailesp import decoding, headers, mime
 from flask_mailesp.address import Address
-from flask_mailesp.mime import Body, Defects, Mail, Part, read_mail
+from flask_mailesp.decoding import Body, Defects
+from flask_mailesp.mime import Mail, Part, read_mail
 
 CAFE = "Café"
 
@@ -66,7 +67,7 @@ class TestCharsets:
     def test_the_charsets_of_mail_are_decoded(self, charset: str, data: bytes) -> None:
         """However they are spelt, and without a defect."""
         defects = Defects()
-        text = mime.decode_text(data, charset, defects)
+        text = decoding.decode_text(data, charset, defects)
 
         assert text in {"Cafe", CAFE, "Привет", "日本", "中国", "中國", "한국", "ไทย"}
         assert defects == []
@@ -74,13 +75,13 @@ class TestCharsets:
     @pytest.mark.parametrize("charset", [None, "", "us-ascii"])
     def test_undeclared_8_bit_text_is_utf_8(self, charset: str | None) -> None:
         """Since that is what careless mailers send today."""
-        assert mime.decode_text(CAFE.encode(), charset, Defects()) == CAFE
+        assert decoding.decode_text(CAFE.encode(), charset, Defects()) == CAFE
 
     def test_undeclared_8_bit_text_that_is_not_utf_8_is_latin_1(self) -> None:
         """Every byte survives, and a defect says that it was a guess."""
         defects = Defects()
 
-        assert mime.decode_text(b"Caf\xe9", None, defects) == CAFE
+        assert decoding.decode_text(b"Caf\xe9", None, defects) == CAFE
         assert len(defects) == 1
 
     @pytest.mark.parametrize(
@@ -107,19 +108,19 @@ class TestCharsets:
         """A charset is an attacker's choice of code to run: only known ones are."""
         defects = Defects()
 
-        assert mime.decode_text(b"+AGE-\\x61", charset, defects) == "+AGE-\\x61"
+        assert decoding.decode_text(b"+AGE-\\x61", charset, defects) == "+AGE-\\x61"
         assert defects == ["a charset is unknown or unsafe: read as Latin-1"]
 
     def test_bytes_that_a_charset_lacks_are_replaced(self) -> None:
         """The rest of the text is still there."""
         defects = Defects()
 
-        assert mime.decode_text(b"Caf\xe9!", "utf-8", defects) == "Caf\ufffd!"
+        assert decoding.decode_text(b"Caf\xe9!", "utf-8", defects) == "Caf\ufffd!"
         assert defects == ["text has bytes that its charset lacks"]
 
     def test_a_superset_is_tried_where_mailers_mean_it(self) -> None:
         """GB 2312 is declared, GB 18030 is sent."""
-        assert mime.decode_text("€".encode("gb18030"), "gb2312", Defects()) == "€"
+        assert decoding.decode_text("€".encode("gb18030"), "gb2312", Defects()) == "€"
 
 
 class TestTransferEncodings:
@@ -136,8 +137,8 @@ class TestTransferEncodings:
         """White space is no damage."""
         defects = Defects()
 
-        assert mime.decode_base64(source, defects) == b"Hello world"
-        assert mime.decode_base64(source.decode(), defects) == b"Hello world"
+        assert decoding.decode_base64(source, defects) == b"Hello world"
+        assert decoding.decode_base64(source.decode(), defects) == b"Hello world"
         assert defects == []
 
     @pytest.mark.parametrize(
@@ -158,15 +159,15 @@ class TestTransferEncodings:
         """A cut attachment is better than none, and the defect says so."""
         defects = Defects()
 
-        assert mime.decode_base64(source, defects) == data
+        assert decoding.decode_base64(source, defects) == data
         assert len(defects) == 1
 
     def test_damage_in_the_middle_of_long_base64_is_noticed(self) -> None:
         """Though lines are not counted where they are all alike."""
         line = b"QUJD" * 19 + b"\r\n"
         whole, damaged = Defects(), Defects()
-        mime.decode_base64(line * 100, whole)
-        mime.decode_base64(line * 50 + b"****" + line * 50, damaged)
+        decoding.decode_base64(line * 100, whole)
+        decoding.decode_base64(line * 50 + b"****" + line * 50, damaged)
 
         assert whole == []
         assert len(damaged) == 1
@@ -184,14 +185,14 @@ class TestTransferEncodings:
     )
     def test_quoted_printable_is_decoded_and_junk_kept(self, source: bytes, data: bytes) -> None:
         """What is no escape stands for itself."""
-        assert mime.decode_quoted_printable(source, Defects()) == data
+        assert decoding.decode_quoted_printable(source, Defects()) == data
 
     def test_uuencoded_data_is_decoded(self) -> None:
         """An old mailer's attachment."""
         source = b"text\nbegin 644 a.txt\n+2&5L;&\\@=V]R;&0\n`\nend\nmore\n"
         defects = Defects()
 
-        assert mime.decode_uuencoded(source, defects) == b"Hello world"
+        assert decoding.decode_uuencoded(source, defects) == b"Hello world"
         assert defects == []
 
     @pytest.mark.parametrize(
@@ -208,15 +209,15 @@ class TestTransferEncodings:
         """Line by line."""
         defects = Defects()
 
-        assert mime.decode_uuencoded(source, defects) == data
+        assert decoding.decode_uuencoded(source, defects) == data
         assert len(defects) == 1
 
     def test_uuencoded_lines_are_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Millions of tiny lines would take seconds."""
-        monkeypatch.setattr(mime, "MAX_UUENCODED_LINES", 2)
+        monkeypatch.setattr(decoding, "MAX_UUENCODED_LINES", 2)
         source = b"begin 644 a\n" + b"#86)C\n" * 5 + b"end\n"
 
-        assert mime.decode_uuencoded(source, Defects()) == b"abcabc"
+        assert decoding.decode_uuencoded(source, Defects()) == b"abcabc"
 
     def test_an_unknown_encoding_is_left_as_it_is(self) -> None:
         """The user may know it."""
@@ -256,11 +257,11 @@ class TestEncodedWords:
     )
     def test_encoded_words_are_decoded_and_the_rest_is_kept(self, text: str, expected: str) -> None:
         """RFC 2047, as mailers write it rather than as it is."""
-        assert mime.decode_words(text, Defects()) == expected
+        assert headers.decode_words(text, Defects()) == expected
 
     def test_a_decoded_value_stays_on_one_line(self) -> None:
         """A line break smuggled into a word must not reach headers the user writes."""
-        value = mime.header_text("=?utf-8?q?Hi=0D=0ABcc:_x?=", Defects())
+        value = headers.header_text("=?utf-8?q?Hi=0D=0ABcc:_x?=", Defects())
 
         assert value == "Hi  Bcc: x"
 
@@ -268,7 +269,7 @@ class TestEncodedWords:
         """An ESP's JSON could hold megabytes."""
         defects = Defects()
 
-        assert len(mime.header_text("x" * 70_000, defects)) == mime.MAX_HEADER_LENGTH
+        assert len(headers.header_text("x" * 70_000, defects)) == headers.MAX_HEADER_LENGTH
         assert defects == ["a header is too long: cut"]
 
 
@@ -311,14 +312,14 @@ class TestParameters:
         self, value: str, expected: dict[str, str]
     ) -> None:
         """RFC 2231 where it is used, and the common mistakes."""
-        assert mime.parameters(value, Defects()) == expected
+        assert headers.parameters(value, Defects()) == expected
 
     def test_parameters_are_limited(self) -> None:
         """Twenty thousand of them are an attack."""
         defects = Defects()
-        found = mime.parameters("a" + "".join(f"; p{n}=x" for n in range(20_000)), defects)
+        found = headers.parameters("a" + "".join(f"; p{n}=x" for n in range(20_000)), defects)
 
-        assert len(found) == mime.MAX_PARAMETERS
+        assert len(found) == headers.MAX_PARAMETERS
         assert defects == ["a header has too many parameters"]
 
     @pytest.mark.parametrize(
@@ -338,7 +339,7 @@ class TestParameters:
     )
     def test_a_media_type_is_two_tokens_or_nothing(self, value: str, expected: str | None) -> None:
         """So that it is safe to show and to send."""
-        assert mime.media_type(value) == expected
+        assert headers.media_type(value) == expected
 
 
 class TestDatesAndIds:
@@ -354,7 +355,7 @@ class TestDatesAndIds:
     )
     def test_dates_are_aware(self, value: str, expected: str) -> None:
         """A date without a zone is taken as UTC."""
-        assert mime.read_date(value, Defects()) == datetime.fromisoformat(expected)
+        assert headers.read_date(value, Defects()) == datetime.fromisoformat(expected)
 
     @pytest.mark.parametrize(
         "value",
@@ -376,7 +377,7 @@ class TestDatesAndIds:
     def test_impossible_dates_are_none(self, value: str) -> None:
         """With a defect; a date that overflows in another zone is impossible too."""
         defects = Defects()
-        date = mime.read_date(value, defects)
+        date = headers.read_date(value, defects)
 
         assert date is None or date.astimezone(timezone.utc)
         assert defects == ([] if date else ["the date is unreadable"])
@@ -385,7 +386,7 @@ class TestDatesAndIds:
         """It is only missing."""
         defects = Defects()
 
-        assert mime.read_date("", defects) is None
+        assert headers.read_date("", defects) is None
         assert defects == []
 
     @pytest.mark.parametrize(
@@ -404,7 +405,7 @@ class TestDatesAndIds:
     )
     def test_message_ids_are_without_brackets(self, value: str, expected: list[str]) -> None:
         """References without brackets are common enough."""
-        assert mime.message_ids(value) == expected
+        assert headers.message_ids(value) == expected
 
 
 class TestAddresses:
@@ -446,7 +447,7 @@ class TestAddresses:
     def test_mailboxes_are_read(self, value: str, expected: list[tuple[str, str]]) -> None:
         """RFC 5322 with its obsolete forms: groups flattened, comments and routes left out."""
         defects = Defects()
-        found = mime.read_addresses(value, defects)
+        found = headers.read_addresses(value, defects)
 
         assert [(box.display_name, box.addr_spec) for box in found] == expected
         assert defects == []
@@ -480,7 +481,7 @@ class TestAddresses:
     ) -> None:
         """What is no address, or might be two, is left out with a defect; never guessed."""
         defects = Defects()
-        found = mime.read_addresses(value, defects)
+        found = headers.read_addresses(value, defects)
 
         assert [(box.display_name, box.addr_spec) for box in found] == expected
         if value != "<<ann@example.com>>":
@@ -488,7 +489,7 @@ class TestAddresses:
 
     def test_two_boxes_without_a_comma_are_two(self) -> None:
         """Their brackets set them apart."""
-        found = mime.read_addresses("Ann <a@b.c> Dee <d@e.f>", Defects())
+        found = headers.read_addresses("Ann <a@b.c> Dee <d@e.f>", Defects())
 
         assert found == [Address("a@b.c", "Ann"), Address("d@e.f", "Dee")]
 
@@ -505,22 +506,22 @@ class TestAddresses:
     )
     def test_a_name_that_looks_like_an_address_is_a_name(self, value: str) -> None:
         """CVE-2023-27043 is what happens otherwise."""
-        found = mime.read_addresses(value, Defects())
+        found = headers.read_addresses(value, Defects())
 
         assert [box.addr_spec for box in found] == ["evil@e.e"]
 
     def test_a_name_stays_on_one_line(self) -> None:
         """An encoded line break would otherwise reach a header of the answer."""
-        found = mime.read_addresses("=?utf-8?q?A=0D=0ABcc:_x?= <a@b.c>", Defects())
+        found = headers.read_addresses("=?utf-8?q?A=0D=0ABcc:_x?= <a@b.c>", Defects())
 
         assert found == [Address("a@b.c", "A Bcc: x")]
 
     def test_addresses_are_limited(self) -> None:
         """The first thousand are enough."""
         defects = Defects()
-        found = mime.read_addresses(",".join(f"u{n}@e.f" for n in range(1500)), defects)
+        found = headers.read_addresses(",".join(f"u{n}@e.f" for n in range(1500)), defects)
 
-        assert len(found) == mime.MAX_ADDRESSES
+        assert len(found) == headers.MAX_ADDRESSES
         assert defects == ["there are too many addresses: the rest was left out"]
 
 
@@ -581,7 +582,7 @@ class TestHeaders:
         """The body is read all the same."""
         mail = read_mail(b"A: " + b"x" * 70_000 + b"\n\nbody")
 
-        assert mail.headers == [("A", "x" * mime.MAX_HEADER_LENGTH)]
+        assert mail.headers == [("A", "x" * headers.MAX_HEADER_LENGTH)]
         assert leaves(mail) == [("text", "text/plain", b"body")]
         assert mail.defects == ["a header is too long: cut"]
 
@@ -597,14 +598,14 @@ class TestHeaders:
         """Two limits at once."""
         mail = read_mail(b"A: " + b"x" * 2_000_000 + b"\n\nbody")
 
-        assert len(mail.headers[0][1]) == mime.MAX_HEADER_LENGTH
+        assert len(mail.headers[0][1]) == headers.MAX_HEADER_LENGTH
         assert leaves(mail) == [("text", "text/plain", b"body")]
 
     def test_the_number_of_headers_is_limited(self) -> None:
         """A hundred thousand empty ones would fill the memory."""
         mail = read_mail(b"A:\n" * 20_000 + b"\nbody")
 
-        assert len(mail.headers) == mime.MAX_HEADER_FIELDS
+        assert len(mail.headers) == headers.MAX_HEADER_FIELDS
         assert leaves(mail) == [("text", "text/plain", b"body")]
         assert mail.defects == ["there are too many headers: the rest was left out"]
 
@@ -612,8 +613,8 @@ class TestHeaders:
         """By number and by length together."""
         many, long = Defects(), Defects()
 
-        assert len(mime.limited_fields([("A", "")] * 20_000, many)) == mime.MAX_HEADER_FIELDS
-        assert len(mime.limited_fields([("A", "x" * 300_000)] * 9, long)) == 3
+        assert len(headers.limited_fields([("A", "")] * 20_000, many)) == headers.MAX_HEADER_FIELDS
+        assert len(headers.limited_fields([("A", "x" * 300_000)] * 9, long)) == 3
         assert many == long == ["there are too many headers: the rest was left out"]
 
 

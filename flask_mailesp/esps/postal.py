@@ -570,7 +570,7 @@ SPAM_WORDS: dict[str | None, bool] = {"yes": True, "no": False, "Spam": True, "N
 
 def raw_source(raw: Mapping[str, Any]) -> tuple[bytes, list[str]]:
     """Return the mail's bytes (Ruby's base64 has line breaks) and what was damaged."""
-    from ..mime import Defects, decode_base64
+    from ..decoding import Defects, decode_base64
 
     defects = Defects()
     if flag(raw, "base64") is False:
