@@ -23,6 +23,20 @@ runs its production code path: only the API's URL differs. ::
                            subject="Hello", text="Hi")
         sim.receive("postmark", mail, to="help@in.example.org")     # inbound mail
 
+It remembers everything in a SQLite database: in memory, or in a file that several processes
+share (``Simulator(database="mail.db")``). A webhook that is not answered as the provider
+wants it is posted again on the provider's own schedule; ``time_scale=0`` does so at once.
+``flask mailesp simulator`` runs it as a program, with a mailbox page.
+
+What goes wrong at a provider can go wrong here, on demand::
+
+    sim.fault(status=429, retry_after="5")              # the next request
+    sim.fault(reset="after", times=None, probability=0.1)   # a tenth of all requests
+    sim.fault(webhook="forged", esp="postal")           # a webhook
+
+by the header ``X-Simulator-Fault: status=503;retry-after=5`` of a request, or by HTTP: see
+`flask_mailesp.simulator.control`. The fields are those of `Fault`.
+
 Every provider lives under its own prefix of one base URL: ``{base}/postmark/email``,
 ``{base}/postal/api/v1/send/message``, ``{base}/postal/.well-known/jwks.json``.
 
@@ -34,15 +48,18 @@ imports it.
 from __future__ import annotations
 
 from .app import Simulator
-from .records import Attached, Delivery, Fault, Hook, Refusal, SentMessage
+from .database import DatabaseError
+from .records import Attached, Delivery, Fault, Hook, Pending, Refusal, SentMessage
 from .server import LocalServer
 
 __all__ = [
     "Attached",
+    "DatabaseError",
     "Delivery",
     "Fault",
     "Hook",
     "LocalServer",
+    "Pending",
     "Refusal",
     "SentMessage",
     "Simulator",

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
+import random
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timezone
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any, Protocol
 
 from werkzeug.wrappers import Request, Response
 
-from . import hooks, mime
+from . import control, faults, mime
 from .background import Background
+from .codec import make
+from .hooks import Poster
 from .postal import Postal
 from .postmark import Postmark
-from .records import Delivery, Fault, Hook, Inbound, Post, Refusal, SentMessage
+from .postmark_templates import add_template
+from .records import Delivery, Fault, Hook, Inbound, Pending, Post, Refusal, SentMessage
 from .server import ConnectionDropped, LocalServer
-from .signing import Signer
-from .store import Store
+from .signing import Signer, new_key
+from .store import Faults, Store
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 logger = logging.getLogger(__name__)
+
+ESPS = ("postmark", "postal")
+POLL_SECONDS = 0.05  # how often to look what another process has done
 
 
 class Side(Protocol):
@@ -41,6 +53,9 @@ class Side(Protocol):
     ) -> list[tuple[str, str, dict[str, Any]]]:
         """(event, recipient, details) that follow the acceptance of a message."""
 
+    def is_hooked(self, message: SentMessage, hook: Hook) -> bool:
+        """Whether events of that message are posted anywhere."""
+
     def webhooks(
         self,
         message: SentMessage,
@@ -49,7 +64,10 @@ class Side(Protocol):
         details: dict[str, Any],
         hook: Hook,
     ) -> list[Post]:
-        """The requests one event makes; the first is the event's own."""
+        """Let an event happen, and return the requests it makes; the first is its own.
+
+        Without a hook it happens all the same, and nobody is told.
+        """
 
     def inbound(self, mail: Inbound, hook: Hook) -> list[Post]:
         """The requests an incoming mail makes; the first carries the mail."""
@@ -58,6 +76,10 @@ class Side(Protocol):
 class Simulator:
     """The providers' side of the wire, as one WSGI application. All of it is thread-safe.
 
+    ``database`` is a file to remember everything in; other processes that open it see the
+    same mailbox, hooks and faults. None keeps it in memory. ``keep`` is how many messages are
+    remembered. ``esps`` are the providers to speak.
+
     ``postmark_tokens`` and ``postal_keys`` are the accepted credentials. ``sender_domains``
     None means that every From domain is verified; a set refuses others as the provider does.
     ``auto`` names the events that follow an acceptance by themselves after ``delay`` seconds,
@@ -65,13 +87,23 @@ class Simulator:
     later, as the attributes ``auto`` and ``delay``. ``postmark_streams``
     are the message streams that can send. ``postal_private_key`` (PEM, RSA) is the key
     Postal signs with; without one, a 2048-bit key is made when it is first needed.
+    ``verify_webhooks`` makes Postmark probe the webhooks that are created through its API.
 
-    Raises ValueError if ``auto`` names an event no provider has.
+    A webhook that is not answered as the provider wants it is posted again on the provider's
+    own schedule, in real time; ``time_scale`` (also an attribute) multiplies its waits: 0
+    repeats at once. ``seed`` makes faults with a probability happen the same way each time.
+
+    Raises ValueError if ``auto`` names an event no provider has or ``esps`` a provider it
+    does not speak, or for a negative ``time_scale``; `DatabaseError` if the database cannot
+    be used.
     """
 
     def __init__(
         self,
         *,
+        database: str | os.PathLike[str] | None = None,
+        keep: int = 10_000,
+        esps: Iterable[str] = ESPS,
         postmark_tokens: Iterable[str] = ("POSTMARK-SIMULATOR-TOKEN",),
         postal_keys: Iterable[str] = ("PostalSimulatorKey000001",),
         sender_domains: Iterable[str] | None = None,
@@ -79,25 +111,37 @@ class Simulator:
         delay: float = 0.0,
         postmark_streams: Iterable[str] = ("outbound", "broadcast"),
         postal_private_key: str | None = None,
+        verify_webhooks: bool = False,
+        time_scale: float = 1.0,
+        seed: int | None = None,
     ) -> None:
         domains = None if sender_domains is None else frozenset(d.lower() for d in sender_domains)
-        self._store = Store()
-        self._signer = Signer(postal_private_key)
-        self._sides: dict[str, Side] = {
+        self._store = Store(database, keep)
+        self._signer = Signer(postal_private_key or self._signing_key)
+        sides: dict[str, Side] = {
             "postmark": Postmark(
-                self._store, self._accepted, postmark_tokens, postmark_streams, domains
+                self._store,
+                self._accepted,
+                postmark_tokens,
+                postmark_streams,
+                domains,
+                verify_webhooks,
             ),
             "postal": Postal(self._store, self._accepted, postal_keys, domains, self._signer),
         }
+        self._sides = {esp: _known(sides, esp) for esp in esps}
         self.auto = tuple(auto)
         self._check_auto()
         self.delay = delay
         self._background = Background(self._store.changed)
+        self._chance = random.Random(seed)  # noqa: S311
+        self._poster = Poster(self._store, self._background, self._chance, _scale(time_scale))
         self._lock = threading.Lock()
-        self._hooks: dict[tuple[str, str | None], Hook] = {}
         self._server: LocalServer | None = None
         self._stopping = threading.Event()
-        self.faults: list[Fault] = []
+        self._now = threading.local()
+        self._mounts: dict[str, WSGIApplication] = {}
+        _simulators.add(self)
 
     def _check_auto(self) -> None:
         known = {event for side in self._sides.values() for event in side.events()}
@@ -105,48 +149,114 @@ class Simulator:
         if unknown:
             raise ValueError(f"no provider reports {unknown[0]!r}; known: {sorted(known)}")
 
+    def _signing_key(self) -> str:
+        """One key for all processes that share the database."""
+        key: str = self._store.get_or_put("postal", "setting", "signing key", new_key)
+        return key
+
+    @property
+    def esps(self) -> tuple[str, ...]:
+        """The providers it speaks."""
+        return tuple(self._sides)
+
+    @property
+    def time_scale(self) -> float:
+        """What the waits between the attempts of a webhook are multiplied with."""
+        return self._poster.time_scale
+
+    @time_scale.setter
+    def time_scale(self, value: float) -> None:
+        self._poster.time_scale = _scale(value)
+
     # -- the API --------------------------------------------------------------------------
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
-        fault = self._next_fault()
-        response = self._respond(request) if fault is None else self._misbehave(fault, request)
-        return response(environ, start_response)
+        first, _, rest = request.path[1:].partition("/")
+        if first in self._mounts and (first or not rest):
+            return self._mounted(first, environ, start_response)
+        if first == "_control":
+            return control.respond(self, request, rest)(environ, start_response)
+        return self._respond(request, first, f"/{rest}")(environ, start_response)
 
-    def _respond(self, request: Request) -> Response:
-        _, _, rest = request.path.partition("/")
-        esp, slash, path = rest.partition("/")
+    def provider(self, esp: str) -> WSGIApplication:
+        """One provider's API at the root, for clients that cannot be given a path.
+
+        ``LocalServer(sim.provider("postmark"))`` serves it; stop that server yourself.
+        """
+        self._side(esp)
+
+        def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            request = Request(environ)
+            return self._respond(request, esp, request.path)(environ, start_response)
+
+        return app
+
+    def mount(self, name: str, app: WSGIApplication) -> None:
+        """Serve another WSGI application under ``/name/``; "" is the front page alone."""
+        self._mounts[name] = app
+
+    def _mounted(
+        self, name: str, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        shifted = dict(environ)
+        if name:
+            shifted["SCRIPT_NAME"] = f"{environ.get('SCRIPT_NAME', '')}/{name}"
+            shifted["PATH_INFO"] = environ["PATH_INFO"][len(name) + 1 :]
+        return self._mounts[name](shifted, start_response)
+
+    def _respond(self, request: Request, esp: str, path: str) -> Response:
         if esp not in self._sides:
             return Response("No such provider.", 404)
         try:
-            return self._sides[esp].respond(request, slash + path)
+            fault = self._fault_for(request, esp, path)
+        except ValueError as error:
+            return Response(f"{faults.HEADER}: {error}.", 400)
+        return self._serve(request, esp, path, fault or Fault())
+
+    def _fault_for(self, request: Request, esp: str, path: str) -> Fault | None:
+        """What a header asks for, else the first of the queue that is for this request."""
+        self._now.webhook_fault = None
+        header = request.headers.get(faults.HEADER)
+        asked = None if header is None else faults.read_header(header)
+        if asked is not None and asked.webhook is None:
+            return asked if self._chance.random() < asked.probability else None
+        self._now.webhook_fault = asked
+        return self.faults.take(faults.for_request(esp, path), self._chance)
+
+    def _serve(self, request: Request, esp: str, path: str, fault: Fault) -> Response:
+        self._stopping.wait(fault.delay)
+        cut = fault.drop or fault.reset
+        answer = None if cut else faults.given_answer(fault)
+        if answer is None and cut != "before":
+            answer = faults.spoiled(fault, self._answer(request, esp, path))
+        if cut or answer is None:
+            raise ConnectionDropped(reset=fault.reset is not None)
+        return answer
+
+    def _answer(self, request: Request, esp: str, path: str) -> Response:
+        try:
+            return self._sides[esp].respond(request, path)
         except Exception:
             logger.exception("the simulator failed to answer %s", request.path)
-            self._store.add_refusal(Refusal(esp, slash + path, 500, "simulator error"))
+            self._store.add_refusal(Refusal(esp, path, 500, "simulator error"))
             return Response("<h1>Internal Server Error</h1>", 500, mimetype="text/html")
 
-    def _next_fault(self) -> Fault | None:
-        with self._lock:
-            return self.faults.pop(0) if self.faults else None
-
-    def _misbehave(self, fault: Fault, request: Request) -> Response:
-        self._stopping.wait(fault.delay)
-        if fault.drop == "after":
-            self._respond(request)
-        if fault.drop is not None:
-            raise ConnectionDropped
-        if fault.status is None:
-            return self._respond(request)
-        response = Response(fault.body, fault.status)
-        response.headers.update(fault.headers)
-        return response
+    @property
+    def faults(self) -> Faults:
+        """The faults that wait for their turn: a list, shared by all processes."""
+        return self._store.faults
 
     def fault(self, **fields: Any) -> Fault:
-        """Queue what happens to the next request; the fields are `Fault`'s."""
-        fault = Fault(**fields)
-        with self._lock:
-            self.faults.append(fault)
-        return fault
+        """Queue what goes wrong with the next request or webhook; the fields are `Fault`'s.
+
+        ``fault(status=503)`` spoils one API request; ``fault(webhook="doubled")`` one webhook;
+        ``fault(reset="after", times=None, probability=0.1)`` a tenth of all requests from
+        now on. The first fault that fits is taken; `faults` holds the rest.
+
+        Raises ValueError for values that make no sense.
+        """
+        return self.faults.add(faults.checked(Fault(**fields)))
 
     # -- the server -----------------------------------------------------------------------
 
@@ -159,8 +269,16 @@ class Simulator:
             self._server = LocalServer(self, host, port)
             return self._server
 
+    def close(self) -> None:
+        """Stop, and close the database. Done by itself when nobody holds the simulator."""
+        self.stop()
+        self._store.close()
+
     def stop(self) -> None:
-        """Stop the server and the background events. What was recorded stays readable."""
+        """Stop the server, the background events and the retries that were to come.
+
+        What was recorded stays readable.
+        """
         with self._lock:
             server, self._server = self._server, None
         self._stopping.set()
@@ -184,6 +302,29 @@ class Simulator:
         """The accepted messages, oldest first."""
         return self._store.messages()
 
+    def newest(self, count: int = 50, before: str | None = None) -> list[SentMessage]:
+        """At most ``count`` messages, newest first; with an id, only those before it."""
+        return self._store.newest(count, before)
+
+    def message(self, number: str | int) -> SentMessage | None:
+        """The message with that id, Message-ID or recipient's id, or None."""
+        found = self._store.find(str(number))
+        return found[0] if found else None
+
+    @property
+    def message_count(self) -> int:
+        """How many messages are remembered."""
+        return self._store.count()
+
+    @property
+    def pending(self) -> list[Pending]:
+        """The webhooks this process is still to post: automatic ones, retries, held back."""
+        return self._background.pending()
+
+    def clear(self) -> None:
+        """Forget messages, refusals and webhooks. Hooks, templates and the rest stay."""
+        self._store.clear()
+
     @property
     def rejected(self) -> list[Refusal]:
         """The refused requests and batch items, newest last."""
@@ -197,17 +338,23 @@ class Simulator:
     def wait(self, n_deliveries: int | None = None, timeout: float = 5) -> list[Delivery]:
         """Wait until the automatic events are posted, or there are so many deliveries.
 
-        Returns the deliveries; raises TimeoutError after ``timeout`` seconds.
+        Retries are waited for if they are due within the timeout. Returns the deliveries;
+        raises TimeoutError after ``timeout`` seconds.
         """
+        deadline = time.monotonic() + timeout
 
         def done() -> bool:
             if n_deliveries is None:
-                return self._background.idle()
-            return len(self._store.deliveries()) >= n_deliveries
+                return self._background.idle(deadline)
+            return self._store.count_deliveries() >= n_deliveries
 
         with self._store.changed:
-            if not self._store.changed.wait_for(done, timeout):
-                raise TimeoutError(f"{len(self.deliveries)} webhooks posted in {timeout} s")
+            while not done():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    count = self._store.count_deliveries()
+                    raise TimeoutError(f"{count} webhooks posted in {timeout} s")
+                self._store.changed.wait(min(left, POLL_SECONDS) if self._store.shared else left)
         return self.deliveries
 
     # -- the provider's console -----------------------------------------------------------
@@ -239,14 +386,19 @@ class Simulator:
             name: url for name, url in (("tracking", tracking), ("inbound", inbound)) if url
         }
         with self._lock:
-            hook = replace(self._hooks.get((esp, stream), Hook()), **given)
-            self._hooks[esp, stream] = hook
+            hook = replace(self._hook(esp, stream) or Hook(), **given)
+            self._store.put(esp, "hook", stream or "*", hook)
         return hook
 
     def suppress(self, esp: str, address: str, stream: str | None = None) -> None:
         """Put an address on the suppression list (of one Postmark stream, or of all)."""
         self._side(esp)
-        self._store.put(esp, "suppression", f"{stream or '*'} {address.lower()}", "manual")
+        entry = {
+            "SuppressionReason": "ManualSuppression",
+            "Origin": "Customer",
+            "CreatedAt": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%f0Z}",
+        }
+        self._store.put(esp, "suppression", f"{stream or '*'} {address.lower()}", entry)
 
     def template(
         self,
@@ -262,9 +414,7 @@ class Simulator:
         if esp != "postmark":
             raise ValueError(f"{esp} has no templates")
         value = {"Subject": subject, "TextBody": text, "HtmlBody": html}
-        for kind, key in (("id", id), ("alias", alias)):
-            if key is not None:
-                self._store.put(esp, "template", f"{kind} {key}", value)
+        add_template(self._store, value | {"Name": alias or f"Template {id}"}, id, alias)
 
     @property
     def postal_public_key(self) -> str:
@@ -291,6 +441,7 @@ class Simulator:
         self,
         message: SentMessage | str | int,
         event: str,
+        /,
         recipient: str | None = None,
         **details: Any,
     ) -> Delivery:
@@ -310,23 +461,22 @@ class Simulator:
     def _find(self, message: SentMessage | str | int) -> tuple[SentMessage, str | None]:
         if isinstance(message, SentMessage):
             return message, None
-        wanted = str(message)
-        for sent in reversed(self.messages):
-            for address, number in sent.ids.items():
-                if number == wanted:
-                    return sent, address
-            if wanted in (sent.id, sent.message_id):
-                return sent, None
-        raise ValueError(f"no message {message!r} was accepted")
+        found = self._store.find(str(message))
+        if found is None:
+            raise ValueError(f"no message {message!r} was accepted")
+        return found
 
     def _emit(
         self, message: SentMessage, event: str, recipient: str | None, details: dict[str, Any]
     ) -> Delivery:
         hook = self._hook_for(message.esp, message.stream)
-        if hook.tracking is None:
-            raise LookupError(f"no tracking hook is set: call hook({message.esp!r}, tracking=...)")
         side = self._side(message.esp)
-        return self._post_all(side.webhooks(message, event, recipient, details, hook))
+        if not side.is_hooked(message, hook):
+            raise LookupError(f"no tracking hook is set: call hook({message.esp!r}, tracking=...)")
+        posts = side.webhooks(message, event, recipient, details, hook)
+        if not posts:
+            raise LookupError(f"no webhook of this message's stream is told of {event!r}")
+        return self._post_all(posts)
 
     def receive(
         self,
@@ -387,43 +537,82 @@ class Simulator:
 
     def redeliver(self, delivery: Delivery) -> Delivery:
         """Post a webhook once more, byte for byte, as a provider does that got no answer."""
-        return self._post_all([Post(delivery.url, delivery.request_body, delivery.request_headers)])
+        again = Post(
+            delivery.url,
+            delivery.request_body,
+            delivery.request_headers,
+            esp=delivery.esp,
+            event=delivery.event,
+            message=delivery.message,
+        )
+        return self._poster.attempt(again)
 
-    def _post_all(self, posts: list[Post]) -> Delivery:
-        first, *_ = [self._post(post) for post in posts]
+    def _post_all(self, posts: list[Post], fault: Fault | None = None) -> Delivery:
+        first, *_ = [self._poster.send(post, fault) for post in posts]
         return first
-
-    def _post(self, post: Post) -> Delivery:
-        delivery = hooks.post(post)
-        self._store.add_delivery(delivery)
-        return delivery
 
     def _accepted(self, message: SentMessage) -> None:
         """Called by a side, before it answers: what follows is counted before it can."""
         side = self._side(message.esp)
+        fault = getattr(self._now, "webhook_fault", None)
         for event, recipient, details in side.automatic(message, self.auto):
-            self._background.submit(self._later(message, event, recipient, details), self.delay)
+            job = self._later(message, event, recipient, details, fault)
+            self._background.submit(job, Pending(message.esp, event, message.id, 1, self.delay))
 
     def _later(
-        self, message: SentMessage, event: str, recipient: str, details: dict[str, Any]
+        self,
+        message: SentMessage,
+        event: str,
+        recipient: str,
+        details: dict[str, Any],
+        fault: Fault | None,
     ) -> Callable[[], object]:
         def job() -> None:
-            if self._hook_for(message.esp, message.stream).tracking is not None:
-                self._emit(message, event, recipient, details)
+            hook = self._hook_for(message.esp, message.stream)
+            posts = self._side(message.esp).webhooks(message, event, recipient, details, hook)
+            for post in posts:
+                self._poster.send(post, fault)
 
         return job
 
+    def _hook(self, esp: str, stream: str | None) -> Hook | None:
+        data = self._store.get(esp, "hook", stream or "*")
+        return None if data is None else make(Hook, data)
+
     def _hook_for(self, esp: str, stream: str | None) -> Hook:
-        with self._lock:
-            return self._hooks.get((esp, stream)) or self._hooks.get((esp, None)) or Hook()
+        return (self._hook(esp, stream) if stream else None) or self._hook(esp, None) or Hook()
 
     def _side(self, esp: str) -> Side:
-        if esp not in self._sides:
-            raise ValueError(f"the simulator speaks {', '.join(self._sides)}, not {esp!r}")
-        return self._sides[esp]
+        return _known(self._sides, esp)
+
+
+def _known(sides: Mapping[str, Side], esp: str) -> Side:
+    if esp not in sides:
+        raise ValueError(f"the simulator speaks {', '.join(sides)}, not {esp!r}")
+    return sides[esp]
+
+
+def _scale(value: float) -> float:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"the time scale is a number from 0 on, not {value!r}")
+    return value
 
 
 def _check_choice(name: str, options: Mapping[str, Any], choices: tuple[str, ...]) -> None:
     value = options.get(name, choices[0])
     if value not in choices:
         raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+
+
+# -- fork -----------------------------------------------------------------------------------
+
+_simulators: weakref.WeakSet[Simulator] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for simulator in list(_simulators):
+        simulator._background.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -25,8 +25,18 @@ from urllib.parse import urlencode
 from werkzeug.wrappers import Request, Response
 
 from . import mime
+from .codec import make
 from .mime import Mail, bare
-from .records import Attached, Hook, Inbound, Post, Refusal, SentMessage
+from .records import (
+    Attached,
+    Hook,
+    Inbound,
+    Post,
+    Refusal,
+    Schedule,
+    SentMessage,
+    Verdict,
+)
 from .signing import Signer
 from .store import Store
 
@@ -169,7 +179,25 @@ WIRE_NAMES = {
     "MessageLoaded": "opened",
     "MessageLinkClicked": "clicked",
 }
+INCOMING = "incoming"  # owns the rows of mail that came in
+SIGNATURES = ("X-Postal-Signature", "X-Postal-Signature-256")
 SERVER_EVENTS = ("DomainDNSError", "SendLimitApproaching", "SendLimitExceeded")
+
+
+def judge_webhook(status: int | None) -> Verdict:
+    """Any 2xx is success; no other status stops the retries."""
+    return "done" if status is not None and 200 <= status < 300 else "retry"
+
+
+def judge_inbound(status: int | None) -> Verdict:
+    """A 5xx, or no answer, is a soft fail; anything else but a 2xx a hard one."""
+    if status is None or status >= 500:
+        return "retry"
+    return "done" if 200 <= status < 300 else "dropped"
+
+
+WEBHOOK_SCHEDULE = Schedule(tuple(60.0 * m for m in (2, 3, 6, 10, 15)), judge_webhook)
+INBOUND_SCHEDULE = Schedule(tuple(round(300 * 1.3**n, 3) for n in range(17)), judge_inbound)
 
 
 class Postal:
@@ -342,10 +370,8 @@ class Postal:
         ids = {row.to: str(row.id) for row in rows}
         sent = replace(draft, id=str(rows[0].id), recipients=[row.to for row in rows], ids=ids)
         for row in rows:
-            row = replace(row, sent=sent.id)
-            self._store.put(ESP, "row", str(row.id), row)
-            self._store.note(ESP, "rows", sent.id, row)
-        self._store.put(ESP, "sent", sent.id, sent)
+            self._store.put(ESP, "row", str(row.id), replace(row, sent=sent.id), sent.id)
+            self._store.note(ESP, "rows", sent.id, row.id, sent.id)
         self._store.add_message(sent)
         self._accepted(sent)
 
@@ -358,10 +384,10 @@ class Postal:
         if not isinstance(number, int) or isinstance(number, bool):
             raise Crash
         row = self._store.get(ESP, "row", str(number))
-        if not isinstance(row, Row):
+        if row is None:
             text = "No message found matching provided ID"
             raise Refused("MessageNotFound", text, id=number)
-        return row
+        return make(Row, row)
 
     def _message(self, params: dict[str, Any], _path: str) -> dict[str, Any]:
         row = self._row(params)
@@ -388,9 +414,10 @@ class Postal:
 
     def source_of(self, row: Row) -> bytes:
         """The RFC 5322 source; for send/message it is written when somebody asks."""
-        if row.source is not None:
-            return row.source
-        sent: SentMessage = self._store.get(ESP, "sent", row.sent or "")
+        found = self._store.find(row.sent or "") if row.source is None else None
+        if found is None:
+            return row.source or b""
+        sent, _ = found
         return mime.compose(
             from_=sent.from_,
             to=sent.to or ["undisclosed-recipients:;"],
@@ -416,6 +443,9 @@ class Postal:
             planned += [(event, str(row.id), {}) for event in names if event in EVENTS]
         return planned
 
+    def is_hooked(self, message: SentMessage, hook: Hook) -> bool:
+        return hook.tracking is not None
+
     def webhooks(
         self,
         message: SentMessage,
@@ -436,13 +466,19 @@ class Postal:
         elif name in OUTCOMES:
             payload = self._attempt(OUTCOMES[name], row) | details
             name = OUTCOMES[name].event
-            self._store.note(ESP, "deliveries", str(row.id), self._logged(payload))
+            logged = self._logged(payload)
+            self._store.note(ESP, "deliveries", str(row.id), logged, row.sent)
         else:
             raise ValueError(f"Postal cannot report {event!r}; it reports {', '.join(EVENTS)}")
-        return [self._post(hook.tracking or "", event_body(name, payload), hook)]
+        if hook.tracking is None:
+            return []
+        post = self._post(hook.tracking, event_body(name, payload), hook)
+        return [replace(post, event=event, message=message.id)]
 
     def _rows(self, message: SentMessage) -> list[Row]:
-        return self._store.notes(ESP, "rows", message.id)
+        numbers = self._store.notes(ESP, "rows", message.id)
+        rows = (self._store.get(ESP, "row", str(number)) for number in numbers)
+        return [make(Row, row) for row in rows if row is not None]
 
     def _find_row(self, message: SentMessage, recipient: str | None) -> Row:
         """By address, or by the row's own id: an address given twice has two rows."""
@@ -474,7 +510,7 @@ class Postal:
 
     def _hard_failed(self, row: Row, outcome: Outcome) -> bool:
         """Whether this failure suppresses: the second one, or attempts used up."""
-        count = self._store.note(ESP, "hard fails", row.to.lower(), row.id)
+        count = self._store.note(ESP, "hard fails", row.to.lower(), row.id, row.sent)
         if count < 2 and outcome.output:
             return False
         self._store.put(ESP, "suppression", f"* {row.to.lower()}", "too many hard fails")
@@ -505,8 +541,10 @@ class Postal:
                 "Auto-Submitted": "auto-replied",
             },
         )
-        bounce = self._incoming(source, f"{row.token}@{RETURN_PATH}", None, bounce=True)
-        self._store.put(ESP, "bounced", str(row.id), bounce.id)
+        bounce = self._incoming(
+            source, f"{row.token}@{RETURN_PATH}", None, bounce=True, sent=row.sent
+        )
+        self._store.put(ESP, "bounced", str(row.id), bounce.id, row.sent)
         return {"original_message": row.as_object(), "bounce": bounce.as_object()}
 
     def _activity(self, name: str, row: Row, message: SentMessage) -> dict[str, Any]:
@@ -514,10 +552,10 @@ class Postal:
         moment = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         entry = {**seen, "timestamp": moment.replace("+00:00", "Z")}
         if name == "opened":
-            self._store.note(ESP, "loads", str(row.id), entry)
+            self._store.note(ESP, "loads", str(row.id), entry, row.sent)
             return {"message": row.as_object(), **seen}
         url = mime.first_link(message.html, message.text)
-        self._store.note(ESP, "clicks", str(row.id), {"url": url, **entry})
+        self._store.note(ESP, "clicks", str(row.id), {"url": url, **entry}, row.sent)
         return {"message": row.as_object(), "url": url, "token": random_token(), **seen}
 
     def _post(
@@ -530,7 +568,16 @@ class Postal:
             "Connection": "close",
             **self._signer.headers(body, hook.signatures),
         }
-        return Post(url, body, headers, timeout=5, decode_userinfo=False)
+        return Post(
+            url,
+            body,
+            headers,
+            timeout=5,
+            decode_userinfo=False,
+            esp=ESP,
+            schedule=WEBHOOK_SCHEDULE,
+            proofs=tuple(name for name in headers if name in SIGNATURES),
+        )
 
     # -- inbound --------------------------------------------------------------------------
 
@@ -539,10 +586,12 @@ class Postal:
         body = raw_body(row, mail) if hook.inbound_format == "raw" else hash_body(row, hook)
         encode = form_encoded if hook.inbound_encoding == "form" else json_encoded
         content_type = CONTENT_TYPES[hook.inbound_encoding]
-        posts = [self._post(hook.inbound or "", encode(body), hook, content_type)]
+        post = self._post(hook.inbound or "", encode(body), hook, content_type)
+        posts = [replace(post, event="inbound", schedule=INBOUND_SCHEDULE)]
         if hook.incoming_events and hook.tracking:
             payload = self._attempt(OUTCOMES["delivered"], row)
-            posts.append(self._post(hook.tracking, event_body("MessageSent", payload), hook))
+            told = self._post(hook.tracking, event_body("MessageSent", payload), hook)
+            posts.append(replace(told, event="delivered"))
         return posts
 
     def _incoming(
@@ -553,6 +602,7 @@ class Postal:
         *,
         bounce: bool = False,
         spam: tuple[bool, float] | None = None,
+        sent: str | None = None,
     ) -> Row:
         mail = Mail(source)
         row = Row(
@@ -568,7 +618,7 @@ class Postal:
             bounce=bounce,
             source=source,
         )
-        self._store.put(ESP, "row", str(row.id), row)
+        self._store.put(ESP, "row", str(row.id), row, sent or INCOMING)
         return row
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
+
+Verdict = Literal["done", "retry", "dropped", "exhausted"]
+Moment = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,13 @@ class Delivery:
     """One webhook request and what came of it.
 
     ``url`` is without credentials; they are in ``request_headers``. ``status`` is None and
-    ``error`` says why where no answer came.
+    ``error`` says why where no answer came, or where a fault kept the request back.
+
+    ``message`` is the id of the `SentMessage` it speaks of (None for inbound mail), ``at``
+    the time of the attempt (UTC) and ``attempt`` its number, from 1. ``verdict`` is what the
+    provider makes of the answer: "done", "retry" (``retry_in`` seconds, before the time
+    scale), "dropped" (this answer is final), "exhausted" (the last attempt failed).
+    ``forged`` marks a request with a wrong credential or signature, made by a fault.
     """
 
     url: str
@@ -91,24 +100,67 @@ class Delivery:
     status: int | None
     response_body: bytes = b""
     error: str | None = None
+    esp: str = ""
+    event: str = ""
+    message: str | None = None
+    at: datetime | None = None
+    attempt: int = 1
+    verdict: Verdict | None = None
+    retry_in: float | None = None
+    forged: bool = False
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A webhook request that is still to come: an automatic event, a retry, one held back.
+
+    ``due_in`` is in seconds of this machine's clock, the time scale applied.
+    """
+
+    esp: str
+    event: str
+    message: str | None
+    attempt: int
+    due_in: float
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one API request instead of a proper answer.
+    """What goes wrong with an API request, or with a webhook. See `Simulator.fault`.
 
-    With a ``status`` that answer is given and the request is not looked at. ``drop`` cuts
-    the connection without any answer: "before" the provider took the message, or "after".
-    ``delay`` (seconds) comes first; with nothing else given the request is then served.
-    A ``Content-Length`` among the headers that promises more than ``body`` holds gives a
-    truncated answer.
+    For an API request: ``delay`` (seconds) comes first. With a ``status`` that answer is
+    given, with ``body`` and ``headers``, and the request is not looked at; ``retry_after``
+    adds the header (a number of seconds, or an HTTP date). ``drop`` closes the connection
+    without any answer, ``reset`` aborts it (TCP RST): "before" the provider took the message
+    or "after". ``answer`` spoils the answer to a message that was taken: "garbage" is not
+    JSON, "truncated" ends in the middle. With only a delay the request is then served. A
+    ``Content-Length`` in ``headers`` that promises more than ``body`` holds also truncates.
+
+    For a webhook, with ``webhook`` set: "lost" (never posted), "doubled" (posted twice, byte
+    for byte), "late" (posted ``delay`` seconds later), "reordered" (kept back until the next
+    one of the provider has gone, ``delay`` seconds at most), "forged" (preceded by the same
+    request with a wrong credential or signature).
+
+    ``esp`` and ``path`` (a part of the API's path) or ``event`` limit it to some. ``times``
+    is how often it happens, None without end; ``probability`` how likely, each time.
+    ``id`` is given by the simulator.
     """
 
     status: int | None = None
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
-    drop: Literal["before", "after"] | None = None
+    drop: Moment | None = None
+    reset: Moment | None = None
+    answer: Literal["garbage", "truncated"] | None = None
+    retry_after: str | None = None
+    webhook: Literal["lost", "doubled", "late", "reordered", "forged"] | None = None
+    esp: str | None = None
+    path: str | None = None
+    event: str | None = None
+    times: int | None = 1
+    probability: float = 1.0
+    id: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,15 +180,36 @@ class Hook:
 
 
 @dataclass(frozen=True)
-class Post:
-    """A webhook request that is ready to go: `url` may still carry credentials."""
+class Schedule:
+    """How a provider repeats a webhook: the waits between attempts, in seconds.
 
-    url: str
+    ``judge`` tells what an HTTP status means ("done", "retry" or "dropped"); None is no
+    answer at all. ``remaining`` names a header that counts the retries that are left.
+    """
+
+    waits: tuple[float, ...] = ()
+    judge: Callable[[int | None], Verdict] = field(default=lambda _status: "done")
+    remaining: str | None = None
+
+
+@dataclass(frozen=True)
+class Post:
+    """A webhook request that is ready to go: `url` may still carry credentials.
+
+    ``proofs`` names the headers that prove where it comes from, for a fault to forge.
+    """
+
+    url: str = field(repr=False)
     body: bytes = field(repr=False)
     headers: dict[str, str] = field(repr=False)
     timeout: float = 10.0
     follow_redirects: bool = False
     decode_userinfo: bool = True
+    esp: str = ""
+    event: str = ""
+    message: str | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+    proofs: tuple[str, ...] = ()
 
 
 class Inbound(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Iterable
@@ -27,16 +28,25 @@ IDLE_SECONDS = 60.0
 
 
 class ConnectionDropped(Exception):
-    """Raised by the application to cut the connection without an answer."""
+    """Raised by the application to cut the connection without an answer.
+
+    ``reset`` aborts it (TCP RST); else it is closed (FIN).
+    """
+
+    def __init__(self, *, reset: bool = False) -> None:
+        super().__init__()
+        self.reset = reset
 
 
 class LocalServer:
     """A WSGI application served at ``url`` until `stop`."""
 
     def __init__(self, app: WSGIApplication, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._http = _HTTPServer((host, port), _Handler)
+        kind = _HTTPServer6 if ":" in host else _HTTPServer
+        self._http = kind((host, port), _Handler)
         self._http.app = app
-        self.url = f"http://{host}:{self._http.server_address[1]}"
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"http://{name}:{self._http.server_address[1]}"
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.01,), name="mailesp-simulator", daemon=True
         )
@@ -51,16 +61,17 @@ class LocalServer:
         self._http.shutdown()
         self._thread.join()
         self._http.cut_connections()
+        self._http.join_workers()
         self._http.server_close()
 
 
 class _HTTPServer(ThreadingHTTPServer):
-    daemon_threads = False  # so that server_close() waits for them
     request_queue_size = 128
     app: WSGIApplication
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self._open: set[socket.socket] = set()
+        self._workers: list[threading.Thread] = []
         self._lock = threading.Lock()
         super().__init__(address, handler)
 
@@ -72,14 +83,29 @@ class _HTTPServer(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a daemon thread: a forgotten stop() must not keep the process."""
+        worker = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address), daemon=True
+        )
         with self._lock:
             self._open.add(request)
-        super().process_request(request, client_address)
+            self._workers = [*(other for other in self._workers if other.is_alive()), worker]
+        worker.start()
+
+    def abort(self, connection: socket.socket) -> None:
+        """Have the connection reset when it is closed: a FIN before would be a polite end."""
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with self._lock:
+            self._open.discard(connection)
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
+            polite = request in self._open
             self._open.discard(request)
-        super().shutdown_request(request)
+        if polite:
+            super().shutdown_request(request)
+        else:
+            self.close_request(request)
 
     def cut_connections(self) -> None:
         with self._lock:
@@ -87,9 +113,17 @@ class _HTTPServer(ThreadingHTTPServer):
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
+    def join_workers(self) -> None:
+        for worker in self._workers:
+            worker.join()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is not worth a traceback on stderr."""
         logger.debug("a connection to the simulator failed", exc_info=True)
+
+
+class _HTTPServer6(_HTTPServer):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -104,8 +138,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             self._answer(body)
-        except ConnectionDropped:
+        except ConnectionDropped as dropped:
             self.close_connection = True
+            if dropped.reset:
+                self.server.abort(self.connection)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request
 

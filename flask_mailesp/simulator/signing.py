@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,17 +18,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 
 class Signer:
-    """Signs with the given private key (PEM), or with a 2048-bit one made at first use."""
+    """Signs with a private key, given as PEM or by a function that is called at first use."""
 
-    def __init__(self, private_key: str | None = None) -> None:
+    def __init__(self, private_key: str | Callable[[], str]) -> None:
         self._lock = threading.Lock()
-        self._key = _load(private_key) if private_key else None
+        self._source = private_key
+        self._key = _load(private_key) if isinstance(private_key, str) else None
 
     @property
     def key(self) -> rsa.RSAPrivateKey:
         with self._lock:
             if self._key is None:
-                self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+                self._key = _load(self._source if isinstance(self._source, str) else self._source())
             return self._key
 
     def headers(self, body: bytes, signatures: tuple[str, ...]) -> dict[str, str]:
@@ -73,6 +75,14 @@ class Signer:
 
     def _public(self, encoding: Encoding, form: PublicFormat) -> bytes:
         return self.key.public_key().public_bytes(encoding, form)
+
+
+def new_key() -> str:
+    """A 2048-bit RSA key, as PEM."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode("ascii")
 
 
 def _load(pem: str) -> rsa.RSAPrivateKey:
