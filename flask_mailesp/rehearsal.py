@@ -82,7 +82,7 @@ def simulate(
             details = _OWN_ID[esp.key](sent, event, number) if number else {}
             try:
                 # emit() has a parameter named like one of Postal's fields: message.
-                delivery = sim._emit(sent, event, None, details)
+                delivery = sim.emit(sent, event, **details)
             except ValueError as error:
                 raise Unusable(_unreported(esp, sim, event)) from error
         return stage.outcome(delivery.status)

@@ -1,0 +1,796 @@
+"""Recording what an app sends, in tests: nothing leaves, and everything else is real.
+
+While a recording runs, every request that would go to an ESP is handed, in this process and
+without a network, to the ESP's side of the wire (`flask_mailesp.simulator`). So messages are
+checked and built as in production, the provider's validation answers, and results and ids are
+what the provider's would be. Webhooks go the way back: genuine ones, through the app's own
+routes, to its own receivers. ::
+
+    with mail.record_messages() as outbox:  # in an app context
+        client.post("/register", data={"email": "you@example.com"})
+        message = outbox.one(to="you@example.com")
+        outbox.simulate(message, "bounced")  # the app's receivers of `tracking` run
+        outbox.receive(from_="you@example.com", subject="Help", text="...")  # ... of `inbound`
+
+With pytest, the fixtures ``mailesp_outbox``, ``mailesp_simulate`` and ``mailesp_receive`` do
+the same for all apps. For development and tests only: production code never imports this.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import itertools
+import re
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from email.message import EmailMessage
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypedDict, overload
+from urllib.parse import urlsplit
+
+from flask import Flask, appcontext_pushed, current_app
+from flask.testing import FlaskClient
+from werkzeug.test import Client
+
+from . import extraction, signals
+from .address import Address, parse_address
+from .delivery import Mailer
+from .esp import Call, Esp, HttpRequest, HttpResponse, Secret, Settings
+from .exceptions import InvalidAddressError, NotSentError, SendUncertainError
+from .extension import State
+from .message import Alternative, Attachment, Message, PreparedMessage, as_attachment
+from .results import Outcome, RecipientStatus, SendResult
+from .simulator import Delivery, Simulator, hooks
+from .simulator.mime import Mail
+from .simulator.records import Post
+from .simulator.server import ConnectionDropped
+from .simulator.signing import new_key
+from .wire import parse_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+# What the simulator takes for a credential. The app's own ones are kept out of it.
+CREDENTIALS = {"postmark": "POSTMARK-SIMULATOR-TOKEN", "postal": "PostalSimulatorKey000001"}
+# The key that signs an ESP's webhooks, in the form that its WEBHOOK_KEY setting takes.
+_SIGNING_KEYS: dict[str, Callable[[Simulator], Any]] = {"postal": lambda sim: sim.postal_jwks}
+
+_MARK = "x-request-id"  # the answer's header that tells which exchange it belongs to
+_TAKEN = frozenset({Outcome.ACCEPTED, Outcome.PARTIAL})
+_marks = itertools.count(1)
+
+Text = str | re.Pattern[str] | Callable[[Any], object]
+Who = Text | Address | Iterable[Text | Address]
+
+
+# --- what was sent ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False, kw_only=True)
+class RecordedMessage:
+    """One message as it was sent: defaults applied, addresses parsed, nothing changeable.
+
+    The attributes are those of `Message`, in the form that the ESP's room read. ``result``
+    is what `MailESP.send` returned (or what its error carries), ``app`` and ``mailer`` tell
+    through which of the apps and of its mailers.
+    """
+
+    sender: Address
+    to: tuple[Address, ...]
+    cc: tuple[Address, ...]
+    bcc: tuple[Address, ...]
+    reply_to: tuple[Address, ...]
+    subject: str
+    body: str | None
+    html: str | None
+    attachments: tuple[Attachment, ...]
+    headers: tuple[tuple[str, str], ...]
+    alternatives: tuple[Alternative, ...]
+    envelope_sender: Address | None
+    metadata: Mapping[str, Any] | None
+    tags: tuple[str, ...]
+    track_clicks: bool | None
+    track_opens: bool | None
+    send_at: datetime | None
+    template_id: str | int | None
+    merge_data: Mapping[str, Mapping[str, Any]] | None
+    merge_global_data: Mapping[str, Any] | None
+    merge_metadata: Mapping[str, Mapping[str, Any]] | None
+    merge_headers: Mapping[str, Mapping[str, str]] | None
+    esp_extra: Mapping[str, Any]
+    is_batch: bool
+    app: Flask
+    mailer: str
+    result: SendResult
+    _exchange: _Exchange | None
+
+    @property
+    def recipients(self) -> tuple[Address, ...]:
+        """Everyone the message went to: to, cc and bcc, in that order."""
+        return self.to + self.cc + self.bcc
+
+    @property
+    def esp_name(self) -> str:
+        """The ESP's own spelling of its name."""
+        return self.result.esp_name
+
+    @property
+    def message_id(self) -> str | set[str] | None:
+        """The ESP's id; a set where recipients have different ones."""
+        return self.result.message_id
+
+    @property
+    def payloads(self) -> tuple[Any, ...]:
+        """The JSON objects the provider got, one for each copy; credentials are not in them.
+
+        For a message that was not taken: what was in the request, if there was one.
+        """
+        if self._exchange is None:
+            return ()
+        found = map(self._exchange.simulator.message, self._ids())
+        taken = {one.id: one.payload for one in found if one is not None}
+        return copy.deepcopy(tuple(taken.values())) or (self._exchange.payload,)
+
+    @property
+    def payload(self) -> Any:
+        """The JSON object the provider got; of several copies, the first."""
+        return next(iter(self.payloads), None)
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """The http and https links of the HTML, then those only the text has."""
+        return extraction.links(self.body, self.html)
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """What looks like a one-time code in the text and the HTML, as it is written."""
+        return extraction.codes(self.body, self.html)
+
+    def _ids(self) -> list[str]:
+        """The ESP's ids of all copies, in the order of the recipients."""
+        ids = [number for entry in self.result.recipients.values() for number in _ids_of(entry)]
+        return list(dict.fromkeys(ids))
+
+    def __repr__(self) -> str:
+        """For the output of tests; so addresses are shown, unlike elsewhere."""
+        also = "".join(
+            f", {name} {', '.join(map(str, getattr(self, name)))}"
+            for name in ("cc", "bcc", "tags")
+            if getattr(self, name)
+        )
+        to = ", ".join(map(str, self.to)) or "nobody"
+        through = self.esp_name if self.mailer == "default" else f"{self.esp_name}, {self.mailer}"
+        return f"<{self.subject!r} to {to}{also} ({through}, {self.result.outcome})>"
+
+
+def _ids_of(entry: RecipientStatus) -> list[str]:
+    if isinstance(entry.message_id, frozenset):
+        return sorted(entry.message_id)
+    return [entry.message_id] if entry.message_id else []
+
+
+# --- the outbox ------------------------------------------------------------------------
+
+
+class Criteria(TypedDict, total=False):
+    """What `Outbox.one` and `Outbox.find` look for; a message must match everything given.
+
+    ``to``, ``cc``, ``bcc``: an address, in any spelling, or a list of which each must be
+    there. ``subject`` and ``tag``: the whole text. Instead of each of these, a compiled
+    pattern may be found in the text, or a function be true of it. ``esp`` is a name such as
+    ``"postmark"``, ``mailer`` one of MAILESP_MAILERS, and ``body_contains`` a part of the
+    text or of the HTML.
+    """
+
+    to: Who
+    cc: Who
+    bcc: Who
+    subject: Text
+    tag: Text
+    esp: str
+    mailer: str
+    body_contains: str
+
+
+class Outbox(Sequence[RecordedMessage]):
+    """The messages sent while a recording runs, oldest first, from all threads.
+
+    ``failed`` has those whose send ended in an error. Neither has those that a ``pre_send``
+    receiver cancelled, nor those for which `MailESP.send` raised InvalidMessageError.
+    """
+
+    def __init__(self, until: ExitStack) -> None:
+        self._until = until  # what is put back when the recording ends
+        self._lock = threading.Lock()
+        self._messages: list[RecordedMessage] = []
+        self._failed: list[RecordedMessage] = []
+        self._exchanges: dict[str, _Exchange] = {}
+        self._apps: set[Flask] = set()
+        self._esps: set[str] = set()
+        self._simulator: Simulator | None = None
+        self._hosts: dict[str, tuple[Flask, str]] = {}
+        until.enter_context(_posting(self._hosts))
+
+    @property
+    def failed(self) -> tuple[RecordedMessage, ...]:
+        """The messages that were refused, not sent, or perhaps sent; see ``result.error``."""
+        with self._lock:
+            return tuple(self._failed)
+
+    def find(self, **criteria: Unpack[Criteria]) -> list[RecordedMessage]:
+        """Return the messages that match, oldest first; all of them without `Criteria`."""
+        return self._find(criteria)
+
+    def one(self, **criteria: Unpack[Criteria]) -> RecordedMessage:
+        """Return the one message that matches the `Criteria`.
+
+        Raises AssertionError, listing what was sent, if there is none or more than one.
+        """
+        __tracebackhide__ = True
+        found = self._find(criteria)
+        if len(found) != 1:
+            raise AssertionError(self._report(criteria, len(found)))
+        return found[0]
+
+    def _find(self, criteria: Mapping[str, Any]) -> list[RecordedMessage]:
+        unknown = [name for name in criteria if name not in _CRITERIA]
+        if unknown:
+            raise TypeError(f"There is no {unknown[0]!r}; look for {', '.join(_CRITERIA)}.")
+        asked = [(_CRITERIA[name], wanted) for name, wanted in criteria.items()]
+        return [message for message in self if all(fits(message, item) for fits, item in asked)]
+
+    def _report(self, criteria: Mapping[str, Any], count: int) -> str:
+        wanted = ", ".join(f"{name}={value!r}" for name, value in criteria.items())
+        found = f"{count} messages match" if count else "No message matches"
+        head = f"{found} {wanted}." if wanted else f"There are {count} messages, not one."
+        return "\n".join([head, *_listed("sent", self), *_listed("failed", self.failed)])
+
+    def clear(self) -> None:
+        """Forget the messages so far, and the failed ones."""
+        with self._lock:
+            self._messages.clear()
+            self._failed.clear()
+
+    @overload
+    def __getitem__(self, index: int) -> RecordedMessage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RecordedMessage]: ...
+
+    def __getitem__(self, index: int | slice) -> RecordedMessage | list[RecordedMessage]:
+        with self._lock:
+            return self._messages[index]
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._messages)
+
+    def __iter__(self) -> Iterator[RecordedMessage]:
+        return iter(self[:])
+
+    def __repr__(self) -> str:
+        return f"<Outbox: {len(self)} sent, {len(self.failed)} failed>"
+
+    # -- recording ------------------------------------------------------------------------
+
+    def wired(self, mailer: Mailer) -> Mailer:
+        """Return a mailer that sends to the simulator what this one would send to its ESP."""
+        wire = _Wire(self, mailer)
+        build_many = wire.build_many if mailer.esp.build_many else None
+        esp = replace(mailer.esp, build=wire.build, build_many=build_many)
+        self._esps.add(esp.key)
+        return replace(mailer, esp=esp, transport=wire)
+
+    def see(self, app: Flask, **_: Any) -> None:
+        """Remember an app: the only one with a MailESP need not be named in `receive`."""
+        if "mailesp" in app.extensions:
+            self._apps.add(app)
+
+    def note(self, mark: str | None, exchange: _Exchange) -> None:
+        """Keep an exchange until the results of its messages are known."""
+        with self._lock:
+            self._exchanges[mark or ""] = exchange
+
+    def record(self, app: Flask, message: Message, result: SendResult, esp_name: str) -> None:
+        """Receive `post_send`: the send of a message has ended."""
+        self.see(app)
+        with self._lock:
+            exchange = self._exchanges.get(_mark_of(result))
+            prepared = exchange.waiting.popleft() if exchange and exchange.waiting else None
+            recorded = RecordedMessage(
+                **_values(prepared or _as_written(message)),
+                app=app,
+                mailer=exchange.mailer.name if exchange else _mailer_name(app, esp_name),
+                result=result,
+                _exchange=exchange,
+            )
+            (self._messages if result.outcome in _TAKEN else self._failed).append(recorded)
+
+    # -- the ESPs' side -------------------------------------------------------------------
+
+    @property
+    def simulator(self) -> Simulator:
+        """The ESPs' side: add templates, suppress recipients, make requests fail."""
+        with self._lock:
+            if self._simulator is None:
+                key = _postal_key() if "postal" in self._esps else None
+                self._simulator = Simulator(auto=(), postal_private_key=key)
+                self._until.callback(self._simulator.stop)
+            return self._simulator
+
+    def simulate(
+        self,
+        message: RecordedMessage | str,
+        event: str,
+        recipient: str | Address | None = None,
+        **details: Any,
+    ) -> int:
+        """Have the provider report an event: its webhook goes through the app's own route.
+
+        ``message`` is a recorded one, or an id of one. ``event`` is a name such as
+        ``"bounced"``, or the provider's own; ``recipient`` is by default the first that was
+        accepted. ``details`` replace fields of the provider's payload.
+
+        Returns the app's answer: 200 if all receivers were content. Raises ValueError for an
+        event the provider cannot report, and for an id or a recipient it does not know.
+        """
+        recorded = message if isinstance(message, RecordedMessage) else self._with_id(message)
+        address, number = _accepted_as(recorded, message, recipient)
+        exchange = recorded._exchange
+        assert exchange is not None  # noqa: S101 - else no recipient was accepted
+        self._hook(recorded.app, exchange.mailer.esp, exchange.simulator)
+        delivery = exchange.simulator.emit(number, str(event), address.addr_spec, **details)
+        return _status(delivery)
+
+    def _with_id(self, number: str) -> RecordedMessage:
+        for message in reversed(self):
+            if number in message._ids():
+                return message
+        raise ValueError(f"No message with the id {number!r} was sent: give a recorded message.")
+
+    def receive(
+        self,
+        mail: bytes | str | PathLike[str] | EmailMessage | None = None,
+        /,
+        *,
+        from_: str = "someone@example.com",
+        to: str | None = None,
+        subject: str = "",
+        text: str | None = "",
+        html: str | None = None,
+        attachments: Sequence[Attachment | tuple[str, str, bytes]] = (),
+        headers: Mapping[str, str] | None = None,
+        esp: str | None = None,
+        app: Flask | None = None,
+        **options: Any,
+    ) -> int:
+        """Let a mail arrive at the provider, which posts it to the app's own inbound route.
+
+        ``mail`` is its source, the path of an ``.eml`` file, or an EmailMessage; without it
+        one is composed of the fields. ``to`` is who gets it: by default the first in its To.
+        ``esp`` is the provider, by default that of the app's default mailer. ``options`` are
+        those of `Simulator.receive`: ``mail_from``, ``spam``, ``raw_email``.
+
+        Returns the app's answer: 200 if all receivers were content. Raises ValueError for
+        what is not a mail, or has no recipient.
+        """
+        app = self._app(app)
+        state: State = app.extensions["mailesp"]
+        provider = _hook_esp(state, esp or state.mailers["default"].esp.key)
+        self._esps.add(provider.key)
+        if mail is None:
+            to = to or "inbox@example.com"
+            files = [_as_file(item) for item in attachments]
+            mail = self.simulator.compose(
+                provider.key,
+                from_=from_,
+                to=to,
+                subject=subject,
+                text=text,
+                html=html,
+                attachments=files,
+                headers=headers,
+            )
+        source = _source(mail)
+        self._hook(app, provider, self.simulator)
+        delivery = self.simulator.receive(
+            provider.key, source, to or _first_recipient(source), **options
+        )
+        return _status(delivery)
+
+    def _app(self, app: Flask | None) -> Flask:
+        """Return the app that is meant: the given one, the active one, or the only one seen."""
+        app = app or active_app()
+        if app is None and len(self._apps) == 1:
+            (app,) = self._apps
+        if app is None:
+            raise RuntimeError("Which app is meant? Give app=..., or do it in an app context.")
+        return app
+
+    def _hook(self, app: Flask, esp: Esp, simulator: Simulator) -> None:
+        """Have the provider post to an app, and the app accept the provider."""
+        host = f"{esp.key.replace('_', '-')}-{id(app)}-{id(simulator)}.outbox.invalid"
+        if host not in self._hosts:
+            self._hosts[host] = app, esp.key
+            self._until.callback(_accept(app, esp, simulator))
+        prefix = app.extensions["mailesp"].general.url_prefix
+        url = f"http://{host}{prefix}/{esp.key}"
+        simulator.hook(esp.key, tracking=f"{url}/tracking/", inbound=f"{url}/inbound/")
+
+
+def _listed(word: str, messages: Sequence[RecordedMessage]) -> list[str]:
+    if not messages:
+        return [] if word == "failed" else ["Nothing was sent."]
+    lines = [f"  {number}. {message!r}" for number, message in enumerate(messages, 1)]
+    return [f"{len(messages)} {word}:", *lines]
+
+
+# --- criteria --------------------------------------------------------------------------
+
+
+def _is(wanted: Any, text: str) -> bool:
+    if isinstance(wanted, re.Pattern):
+        return bool(wanted.search(text))
+    return bool(wanted(text)) if callable(wanted) else bool(wanted == text)
+
+
+def _is_address(wanted: Any, address: Address) -> bool:
+    if isinstance(wanted, re.Pattern) or callable(wanted):
+        return _is(wanted, address.addr_spec)
+    return parse_address(wanted).key == address.key
+
+
+def _are_among(wanted: Any, addresses: Sequence[Address]) -> bool:
+    is_one = isinstance(wanted, (str, re.Pattern, Address)) or callable(wanted)
+    each = [wanted] if is_one else list(wanted)
+    return all(any(_is_address(item, address) for address in addresses) for item in each)
+
+
+_CRITERIA: dict[str, Callable[[RecordedMessage, Any], bool]] = {
+    "to": lambda message, wanted: _are_among(wanted, message.to),
+    "cc": lambda message, wanted: _are_among(wanted, message.cc),
+    "bcc": lambda message, wanted: _are_among(wanted, message.bcc),
+    "subject": lambda message, wanted: _is(wanted, message.subject),
+    "tag": lambda message, wanted: any(_is(wanted, tag) for tag in message.tags),
+    "esp": lambda message, wanted: _key(wanted) == _key(message.esp_name),
+    "mailer": lambda message, wanted: bool(wanted == message.mailer),
+    "body_contains": lambda message, wanted: any(
+        wanted in (text or "") for text in (message.body, message.html)
+    ),
+}
+
+
+def _key(esp_name: str) -> str:
+    return esp_name.lower().replace(" ", "_")
+
+
+# --- recorded messages -----------------------------------------------------------------
+
+
+def _values(message: PreparedMessage) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in PreparedMessage.__annotations__}
+
+
+def _frozen(message: PreparedMessage) -> PreparedMessage:
+    """Return a message of which no later change of the app's dicts can be seen."""
+    copies: dict[str, Any] = {
+        name: MappingProxyType(copy.deepcopy(value))
+        for name, value in _values(message).items()
+        if isinstance(value, dict)
+    }
+    return replace(message, **copies)
+
+
+def _as_written(message: Message) -> PreparedMessage:
+    """Return what can be told of a message that never came to be built."""
+    to, cc, bcc = (tuple(map(_address, who)) for who in (message.to, message.cc, message.bcc))
+    return PreparedMessage(
+        sender=_address(message.sender),
+        to=to,
+        cc=cc,
+        bcc=bcc,
+        subject=str(message.subject),
+        body=message.body,
+        html=message.html,
+        tags=tuple(map(str, message.tags)),
+    )
+
+
+def _address(value: Any) -> Address:
+    try:
+        return parse_address(value)
+    except InvalidAddressError:
+        return Address(str(value or ""))
+
+
+def _mark_of(result: SendResult) -> str:
+    """Return the mark of a message's last exchange, or nothing if there was none."""
+    if result.error is not None and result.error.request_id:
+        return result.error.request_id
+    return result.response.headers.get(_MARK, "") if result.response else ""
+
+
+def _mailer_name(app: Flask, esp_name: str) -> str:
+    """Guess through which mailer a message went that came to no exchange."""
+    state: State = app.extensions["mailesp"]
+    names = [name for name, mailer in state.mailers.items() if mailer.esp.name == esp_name]
+    return "default" if "default" in names or not names else names[0]
+
+
+def _accepted_as(
+    recorded: RecordedMessage, message: RecordedMessage | str, recipient: str | Address | None
+) -> tuple[Address, str]:
+    """Return the recipient that is meant, and the ESP's id of the copy for it."""
+    for address in recorded.recipients:
+        ids = _ids_of(recorded.result.recipients[address])
+        if isinstance(message, str) and recipient is None:
+            ids = [number for number in ids if number == message]
+        if ids and (recipient is None or parse_address(recipient).key == address.key):
+            return address, message if message in ids and isinstance(message, str) else ids[0]
+    who = f"the recipient {recipient}" if recipient else "any recipient"
+    raise ValueError(f"{recorded.esp_name} did not accept {recorded!r} for {who}.")
+
+
+# --- the wire --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """A request that was answered by the simulator (or by nobody), and what it carried.
+
+    Results come in the order of the messages, so ``waiting`` is those without one yet.
+    """
+
+    mailer: Mailer
+    simulator: Simulator
+    request: HttpRequest = field(repr=False)
+    waiting: deque[PreparedMessage] = field(repr=False)
+
+    @property
+    def payload(self) -> Any:
+        """What was in the request, decoded if it is JSON."""
+        body = _bytes(self.request)
+        return parse_json(body) or body
+
+
+class _Wire:
+    """Stands where a mailer has its transport, and notes what its ESP's room builds.
+
+    In a recording within a recording, the inner one asks the simulator, and both take notes.
+    """
+
+    def __init__(self, outbox: Outbox, mailer: Mailer) -> None:
+        self._outbox = outbox
+        self._mailer = mailer
+        self._built: dict[int, tuple[HttpRequest, list[PreparedMessage]]] = {}
+
+    def build(self, message: PreparedMessage, settings: Settings) -> Iterable[Call]:
+        return self._noting(self._mailer.esp.build(message, settings), [message])
+
+    def build_many(self, messages: Sequence[PreparedMessage], settings: Settings) -> Iterable[Call]:
+        build_many = self._mailer.esp.build_many
+        assert build_many is not None  # noqa: S101 - else this is not asked for
+        return self._noting(build_many(messages, settings), messages)
+
+    def _noting(self, calls: Iterable[Call], messages: Sequence[PreparedMessage]) -> Iterator[Call]:
+        kept: list[PreparedMessage] = []
+        for call in calls:
+            kept = kept or list(map(_frozen, messages))  # not before they could be built
+            indices = dict.fromkeys(part.message for part in call.parts)
+            self._built[id(call.request)] = call.request, [kept[index] for index in indices]
+            yield call
+
+    @property
+    def simulator(self) -> Simulator:
+        inner = self._mailer.transport
+        return inner.simulator if isinstance(inner, _Wire) else self._outbox.simulator
+
+    def send(self, request: HttpRequest) -> HttpResponse:
+        """Exchange one request, as `Transport.send` does."""
+        _, messages = self._built.pop(id(request), (request, []))
+        exchange = _Exchange(self._mailer, self.simulator, request, deque(messages))
+        try:
+            response = self._answer(request)
+        except (NotSentError, SendUncertainError) as error:
+            self._outbox.note(error.request_id, exchange)
+            raise
+        self._outbox.note(response.headers[_MARK], exchange)
+        return response
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        inner = self._mailer.transport
+        if isinstance(inner, _Wire):
+            return inner.send(request)
+        mark = f"recorded-{next(_marks)}"
+        try:
+            return _ask(self.simulator, self._mailer, request, mark)
+        except ConnectionDropped:
+            raise SendUncertainError(
+                "The simulator cut the connection. The message may or may not have been sent.",
+                request_id=mark,
+            ) from None
+
+
+def _ask(simulator: Simulator, mailer: Mailer, request: HttpRequest, mark: str) -> HttpResponse:
+    """Have the simulator answer a request, with its own credential instead of the app's."""
+    key = mailer.esp.key
+    if key not in CREDENTIALS:
+        raise RuntimeError(f"The simulator does not speak {mailer.esp.name}; nothing was sent.")
+    path = request.url.removeprefix(mailer.settings["API_URL"])
+    headers = {
+        name: CREDENTIALS[key] if isinstance(value, Secret) else value
+        for name, value in request.headers.items()
+    }
+    answer = Client(simulator).open(
+        f"/{key}{path}", method=request.method, data=_bytes(request), headers=headers
+    )
+    body = answer.get_data()
+    promised = answer.content_length or 0
+    known = {name.lower(): value for name, value in answer.headers.items()}
+    return HttpResponse(answer.status_code, known | {_MARK: mark}, body, len(body) >= promised)
+
+
+def _bytes(request: HttpRequest) -> bytes:
+    return request.body if isinstance(request.body, bytes) else b"".join(request.body)
+
+
+# --- webhooks --------------------------------------------------------------------------
+
+
+@contextmanager
+def _posting(hosts: Mapping[str, tuple[Flask, str]]) -> Iterator[None]:
+    """Have simulators call the apps behind some host names, in this thread, without a network."""
+    original = hooks.post
+
+    def post(request: Post) -> Delivery:
+        target = hosts.get(urlsplit(request.url).hostname or "")
+        return _call(*target, request) if target else original(request)
+
+    hooks.post = post
+    try:
+        yield
+    finally:
+        hooks.post = original
+
+
+def _call(app: Flask, esp_key: str, request: Post) -> Delivery:
+    """Post a webhook to an app."""
+    _, settings = app.extensions["mailesp"].hook(esp_key)
+    own = _basic(settings["WEBHOOK_SECRET"]) | request.headers
+    client = FlaskClient(app, app.response_class, use_cookies=False)
+    path = urlsplit(request.url).path
+    answer = client.post(path, data=request.body, headers=own, buffered=True)
+    return replace(
+        hooks.unposted(request, ""),
+        request_headers=own,
+        status=answer.status_code,
+        response_body=answer.get_data(),
+        error=None,
+    )
+
+
+def _basic(secret: tuple[bytes, ...] | None) -> dict[str, str]:
+    """Return the header with the newest of the app's webhook credentials (RFC 7617)."""
+    if not secret:
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(secret[0]).decode('ascii')}"}
+
+
+def _accept(app: Flask, esp: Esp, simulator: Simulator) -> Callable[[], None]:
+    """Have an app accept the simulator's webhooks; return what ends that.
+
+    Its own credentials are used where they are set, and random ones where they are not. Where
+    the ESP signs, the simulator's key is accepted beside the app's own.
+    """
+    state: State = app.extensions["mailesp"]
+    before = state.hook(esp.key)
+    assert before is not None  # noqa: S101 - the app sends through this ESP, or names it
+    values = dict(before[1])
+    if esp.key in _SIGNING_KEYS:
+        (setting,) = [item for item in esp.settings if item.name == "WEBHOOK_KEY"]
+        assert setting.convert is not None  # noqa: S101 - a key is parsed
+        keys = setting.convert("the outbox", _SIGNING_KEYS[esp.key](simulator))
+        values["WEBHOOK_KEY"] = (*(values["WEBHOOK_KEY"] or ()), *keys)
+    elif values["WEBHOOK_SECRET"] is None:
+        values["WEBHOOK_SECRET"] = (f"outbox:{secrets.token_urlsafe(24)}".encode(),)
+    state.hooks[esp.key] = before[0], Settings(values)
+
+    def restore() -> None:
+        state.hooks[esp.key] = before
+
+    return restore
+
+
+def _hook_esp(state: State, name: str) -> Esp:
+    hook = state.hook(_key(name))
+    if hook is None:
+        raise ValueError(f"There is no ESP named {name!r}.")
+    return hook[0]
+
+
+def _status(delivery: Delivery) -> int:
+    """Return the app's answer to a webhook; 0 where a fault kept it from being posted."""
+    return delivery.status or 0
+
+
+@cache
+def _postal_key() -> str:
+    """Make one key for the process: that takes longer than most tests."""
+    return new_key()
+
+
+# --- incoming mail ---------------------------------------------------------------------
+
+
+def _source(mail: bytes | str | PathLike[str] | EmailMessage) -> bytes:
+    """Return a mail's source. Raises ValueError if it is not a mail (RFC 5322)."""
+    if isinstance(mail, EmailMessage):
+        return mail.as_bytes()
+    source = mail if isinstance(mail, bytes) else Path(mail).read_bytes()
+    if not Mail(source).headers():
+        raise ValueError("This is not a mail: it does not begin with header fields (RFC 5322).")
+    return source
+
+
+def _first_recipient(source: bytes) -> str:
+    for _, address in Mail(source).addresses("To"):
+        return address
+    raise ValueError("The mail names nobody in To: give to=...")
+
+
+def _as_file(item: Any) -> tuple[str, str, bytes]:
+    attachment = as_attachment(item)
+    media_type = attachment.content_type.partition(";")[0].strip()
+    return attachment.filename, media_type, attachment.data
+
+
+# --- recordings ------------------------------------------------------------------------
+
+
+def active_app() -> Flask | None:
+    """Return the app of the active context, if it has a MailESP."""
+    if not current_app or "mailesp" not in current_app.extensions:
+        return None
+    return current_app._get_current_object()  # type: ignore[attr-defined, no-any-return]
+
+
+@contextmanager
+def record(app: Flask) -> Iterator[Outbox]:
+    """Record what one app sends while the block runs."""
+    state: State = app.extensions["mailesp"]
+    before = dict(state.mailers)
+    with ExitStack() as until:
+        outbox = Outbox(until)
+        outbox.see(app)
+        until.callback(state.mailers.update, before)
+        state.mailers.update({name: outbox.wired(mailer) for name, mailer in before.items()})
+        until.enter_context(signals.post_send.connected_to(outbox.record, app))
+        yield outbox
+
+
+@contextmanager
+def record_all() -> Iterator[Outbox]:
+    """Record what all apps send while the block runs, those not made yet included."""
+    mailer_of = State.mailer
+
+    def mailer(self: State, name: str | None) -> Mailer:
+        return outbox.wired(mailer_of(self, name))
+
+    def restore() -> None:
+        State.mailer = mailer_of  # type: ignore[method-assign]
+
+    with ExitStack() as until:
+        outbox = Outbox(until)
+        until.callback(restore)
+        State.mailer = mailer  # type: ignore[method-assign]
+        until.enter_context(signals.post_send.connected_to(outbox.record))
+        until.enter_context(appcontext_pushed.connected_to(outbox.see))
+        yield outbox
