@@ -39,7 +39,7 @@ LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
 # Tools that are built on all of it: whatever is not listed, and last what is for tests.
 TOOLS, LAST = len(LINES), len(LINES) + 1
 LEVEL |= {name: TOOLS for path in MODULES if (name := name_of(path)[0]) not in LEVEL}
-TEST_TOOLS = {"simulator", "testing", "recording"}
+TEST_TOOLS = {"simulator", "testing", "recording", "pytest_plugin"}
 LEVEL |= dict.fromkeys(TEST_TOOLS, LAST)
 # MailESP.record_messages() is for tests, and imports what it needs when it is called.
 DOORS = {("extension", "recording")}
