@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from flask import Flask, current_app, request, url_for
 
 from flask_mailesp.simulator import Simulator
+from flask_mailesp.simulator.mailbox import attach
 
 CREDENTIALS = {"postmark": "POSTMARK_SERVER_TOKEN", "postal": "POSTAL_API_KEY"}
 ADDRESS = "app@example.com"
@@ -32,13 +33,17 @@ BUTTONS = {
 
 @dataclass
 class Offline:
-    """The simulator of one app. ``secret`` (user:password) is new at every start."""
+    """The simulator of one app. ``secret`` (user:password) is new at every start.
+
+    ``mailbox`` is the URL of the page that shows all mail.
+    """
 
     esp: str
     sim: Simulator
     secret: str = field(default_factory=lambda: f"example:{secrets.token_urlsafe(24)}", repr=False)
     hooked: bool = False
     address: str = ADDRESS
+    mailbox: str = ""
 
     # What the forms are filled with, so that one click shows something.
     letter: ClassVar = {
@@ -89,7 +94,9 @@ def init_app(app: Flask) -> None:
     """Start the simulator and point the settings at it."""
     esp = esp_key(app.config)
     offline = app.extensions["offline"] = Offline(esp, Simulator(delay=DELAY))
+    attach(offline.sim)
     server = offline.sim.start()
+    offline.mailbox = f"{server.url}/_mailbox/"
     app.config.update(offline.settings(server.url_for(esp)))
     defaults = app.config.get("MAILESP_SEND_DEFAULTS", {})
     app.config["MAILESP_SEND_DEFAULTS"] = {"sender": f"Example app <{ADDRESS}>", **defaults}

@@ -568,6 +568,7 @@ def matrix(as_json: bool) -> None:
     help="1 repeats webhooks when the ESP would, 0.001 a thousand times sooner.",
 )
 @click.option("--auto/--no-auto", default=True, show_default=True, help="Deliver by itself.")
+@click.option("--mailbox-token", metavar="TOKEN", help="Opens the mailbox from other machines.")
 def simulator(
     host: str,
     port: int,
@@ -577,6 +578,7 @@ def simulator(
     inbound_url: tuple[str, ...],
     time_scale: float,
     auto: bool,
+    mailbox_token: str | None,
 ) -> None:
     """Run the ESPs' side on this machine, for development. Ends with Ctrl-C."""
     from importlib import import_module
@@ -596,6 +598,7 @@ def simulator(
         time_scale=time_scale,
         auto=auto,
         echo=lines,
+        mailbox_token=mailbox_token,
     )
     if lines.held is not None:
         raise (Misuse if code == 2 else Trouble)(lines.held)

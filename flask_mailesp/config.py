@@ -39,6 +39,8 @@ GENERAL = frozenset(
         "IDNA_ENCODER",
         "TIMEZONE",
         "REQUESTS_TIMEOUT",
+        "MAILBOX",
+        "MAILBOX_TOKEN",
         "DEBUG_API_REQUESTS",
         "URL_PREFIX",
         "ALLOW_HTTP",
@@ -58,24 +60,37 @@ OF_A_MAILER = frozenset(
 )
 DEFAULT_TIMEOUT = (10.0, 30.0)
 DEFAULT_MAX_BYTES = 40 * 1024 * 1024
+SHORTEST_TOKEN = 16  # characters of MAILBOX_TOKEN
 
 
 class Lookup:
-    """Finds settings; a mailer's own ones stand before the app's."""
+    """Finds settings; a mailer's own ones stand before the app's.
+
+    ``instead`` are values that stand before all of them, by full name: the simulated ESPs'
+    addresses and credentials, while mail goes to the mailbox.
+    """
 
     def __init__(
-        self, config: Mapping[str, Any], own: Mapping[str, Any] | None = None, place: str = ""
+        self,
+        config: Mapping[str, Any],
+        own: Mapping[str, Any] | None = None,
+        place: str = "",
+        *,
+        instead: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
         self.nested = upper_keys(config.get("MAILESP"))
         self.own = own or {}
         self.place = place
+        self.instead = instead or {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("Settings hold credentials and cannot be pickled.")
 
     def find(self, name: str, *, bare: bool = False, short: str = "") -> tuple[str, Any]:
         """Return the key under which a setting was found, and its value or _MISSING."""
+        if name in self.instead:
+            return f"MAILESP_{name}", self.instead[name]
         for key in filter(None, (short, name, f"MAILESP_{name}")):
             if key in self.own:
                 return f"{self.place}[{key!r}]", self.own[key]
@@ -272,6 +287,8 @@ class General:
     debug_api_requests: bool
     allow_insecure_webhooks: bool
     webhook_max_bytes: int
+    mailbox: bool | str
+    mailbox_token: Secret | None
 
 
 def general(lookup: Lookup, *, debug_or_testing: bool) -> General:
@@ -287,6 +304,8 @@ def general(lookup: Lookup, *, debug_or_testing: bool) -> General:
         debug_api_requests=lookup.switch("DEBUG_API_REQUESTS"),
         allow_insecure_webhooks=lookup.switch("WEBHOOK_ALLOW_INSECURE") and debug_or_testing,
         webhook_max_bytes=byte_count(*lookup.get("WEBHOOK_MAX_BYTES", DEFAULT_MAX_BYTES)),
+        mailbox=mailbox(*lookup.get("MAILBOX", False)),
+        mailbox_token=mailbox_token(*lookup.get("MAILBOX_TOKEN")),
     )
 
 
@@ -351,6 +370,29 @@ def byte_count(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise ConfigurationError(f"{key} must be a number of bytes.")
     return value
+
+
+def mailbox(key: str, value: Any) -> bool | str:
+    """Return whether there is a mailbox, or the path of the file that it is kept in."""
+    if isinstance(value, (str, os.PathLike)):
+        path = os.fspath(value)
+        word = path.strip().lower() if isinstance(path, str) else ""
+        if word and word not in _SWITCH_WORDS:
+            return str(path)
+    try:
+        return as_switch(key, value)
+    except ConfigurationError:
+        raise ConfigurationError(f"{key} must be True, False or the path of a file.") from None
+
+
+def mailbox_token(key: str, value: Any) -> Secret | None:
+    """Return what opens the mailbox from other machines, or None."""
+    if value is None:
+        return None
+    token = as_credential(key, value)
+    if len(token) < SHORTEST_TOKEN:
+        raise ConfigurationError(f"{key} must have at least {SHORTEST_TOKEN} characters.")
+    return token
 
 
 def url_prefix(key: str, value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
@@ -22,6 +23,7 @@ from .views import WebhookLog, blueprint
 
 if TYPE_CHECKING:
     from .recording import Outbox
+    from .simulator.mounted import MountedMailbox
 
 logger = logging.getLogger("flask_mailesp")
 
@@ -38,6 +40,7 @@ class State:
         self.mailers: dict[str, Mailer] = {}
         self.hooks: dict[str, tuple[Esp, Settings] | None] = {}
         self.webhook_log = WebhookLog()
+        self.mailbox: MountedMailbox | None = None
 
     def mailer(self, name: str | None) -> Mailer:
         """Return a mailer by name; None is the default one."""
@@ -117,6 +120,13 @@ class MailESP:
             True (default), the path of a CA bundle, or False in debug and testing.
         ``DEBUG_API_REQUESTS``
             Log every exchange with the ESP, without credentials and content. Default False.
+        ``MAILBOX``
+            In debug only: True sends all mail to a simulator in this process instead of the
+            ESPs, and shows it at ``{URL_PREFIX}/_mailbox/``. The path of a file keeps it
+            there, for several processes. Default False.
+        ``MAILBOX_TOKEN``
+            At least 16 characters that open the mailbox from other machines. Without it,
+            the mailbox answers this machine only.
 
         Raises ConfigurationError, naming the key, for what is missing, unknown or wrong; and
         RuntimeError if the app has been initialised before.
@@ -125,6 +135,8 @@ class MailESP:
             raise RuntimeError("This app has a MailESP already; call init_app() once per app.")
         state = app.extensions["mailesp"] = _read(app)
         app.register_blueprint(blueprint(state.general.url_prefix, state.hooks))
+        if state.mailbox is not None:
+            state.mailbox.mount(app, state)
 
     def send(self, message: Message, using: str | None = None) -> SendResult:
         """Send one message now and return what became of it.
@@ -196,22 +208,55 @@ def _read(app: Flask) -> State:
     """Resolve all settings of an app."""
     lookup = config.Lookup(app.config)
     general = config.general(lookup, debug_or_testing=app.debug or app.testing)
+    specs = {
+        name: (place, own, _esp(place, own))
+        for name, (place, own) in config.mailer_specs(lookup).items()
+    }
+    mailbox = _mailbox(app, general, [esp for _, _, esp in specs.values()])
+    if mailbox is not None:
+        lookup = config.Lookup(app.config, instead=mailbox.settings)
+    try:
+        state = _state(general, lookup, local=mailbox is not None)
+        state.mailbox = mailbox
+        for name, (place, own, esp) in specs.items():
+            state.mailers[name] = _mailer(state, name, place, own, esp)
+        config.check_keys(lookup, [mailer.esp for mailer in state.mailers.values()])
+    except BaseException:
+        if mailbox is not None:
+            mailbox.stop()
+        raise
+    return state
+
+
+def _state(general: config.General, lookup: config.Lookup, *, local: bool) -> State:
+    """Return the state without mailers; where all mail is ``local``, no proxy gets any."""
     transport = Transport(
         connect_timeout=general.connect_timeout,
         total_timeout=general.total_timeout,
         verify=general.tls_verify,
+        trust_env=not local,
     )
-    state = State(general, lookup, transport)
-    specs = config.mailer_specs(lookup)
-    for name, (place, own) in specs.items():
-        state.mailers[name] = _mailer(state, name, place, own)
-    config.check_keys(lookup, [mailer.esp for mailer in state.mailers.values()])
-    return state
+    return State(general, lookup, transport)
 
 
-def _mailer(state: State, name: str, place: str, own: Mapping[str, Any]) -> Mailer:
-    lookup = config.Lookup(state.lookup.config, own, place)
-    esp = require_esp(own.get("ESP"), "MAILESP_ESP" if place == "MAILESP" else f"{place}['esp']")
+def _mailbox(app: Flask, general: config.General, esps: list[Esp]) -> MountedMailbox | None:
+    """Start the mailbox, in debug and where it is asked for; only then is it imported."""
+    if not general.mailbox:
+        return None
+    if not app.debug:
+        logger.warning("MAILESP_MAILBOX has no effect outside debug: mail goes to the ESP.")
+        return None
+    mounted = import_module("flask_mailesp.simulator.mounted")
+    mailbox: MountedMailbox = mounted.MountedMailbox(general, esps)
+    return mailbox
+
+
+def _esp(place: str, own: Mapping[str, Any]) -> Esp:
+    return require_esp(own.get("ESP"), "MAILESP_ESP" if place == "MAILESP" else f"{place}['esp']")
+
+
+def _mailer(state: State, name: str, place: str, own: Mapping[str, Any], esp: Esp) -> Mailer:
+    lookup = config.Lookup(state.lookup.config, own, place, instead=state.lookup.instead)
     config.check_mailer_keys(place, own, esp)
     settings = config.esp_settings(lookup, esp, sending=True)
     if esp.key not in state.hooks or name == "default":

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from .app import ESPS, Simulator
 from .database import DatabaseError
+from .mailbox_guard import SHORTEST_TOKEN
 from .server import LocalServer
 
 Echo = Callable[[str], None]
@@ -34,15 +35,17 @@ def run(
     auto: bool,
     echo: Echo,
     until: threading.Event | None = None,
+    mailbox_token: str | None = None,
 ) -> int:
     """Serve the simulator until Ctrl-C, SIGTERM or ``until``; return the exit code.
 
     ``esps`` are the providers to speak, none for all. ``tracking`` and ``inbound`` give each
-    provider's hook URLs. ``auto`` posts "delivered" after each acceptance. What cannot be
-    done is told in one sentence by ``echo``: 1 for a taken port or a database that cannot
-    be used, 2 for a wrong argument.
+    provider's hook URLs. ``auto`` posts "delivered" after each acceptance. A
+    ``mailbox_token`` opens the mailbox from other machines. What cannot be done is told in
+    one sentence by ``echo``: 1 for a taken port or a database that cannot be used, 2 for a
+    wrong argument.
     """
-    problem = wrong_argument(port, esps, tracking, inbound)
+    problem = wrong_argument(port, esps, tracking, inbound) or wrong_token(mailbox_token)
     if problem:
         return tell(echo, problem, USAGE)
     try:
@@ -59,7 +62,7 @@ def run(
     except ValueError as error:
         return tell(echo, f"{error}.", USAGE)
     try:
-        return serve(simulator, host, port, tracking, inbound, echo, until)
+        return serve(simulator, host, port, tracking, inbound, echo, until, mailbox_token)
     finally:
         simulator.close()
 
@@ -88,6 +91,13 @@ def wrong_argument(
     return None
 
 
+def wrong_token(token: str | None) -> str | None:
+    """What is wrong with the mailbox's token, in one sentence."""
+    if token is None or (len(token) >= SHORTEST_TOKEN and token.isprintable()):
+        return None
+    return f"A mailbox token has at least {SHORTEST_TOKEN} characters, all of them printable."
+
+
 def is_url(url: str) -> bool:
     with suppress(ValueError):
         parts = urlsplit(url)
@@ -103,11 +113,12 @@ def serve(
     inbound: Mapping[str, str],
     echo: Echo,
     until: threading.Event | None,
+    mailbox_token: str | None = None,
 ) -> int:
     """Start, say what to set, and wait."""
     from .mailbox import attach
 
-    attach(simulator, hosts=() if is_loopback(host) else (host,))
+    attach(simulator, token=mailbox_token, hosts=() if is_loopback(host) else (host,))
     for esp in simulator.esps:
         simulator.hook(esp, tracking=tracking.get(esp), inbound=inbound.get(esp))
     try:
