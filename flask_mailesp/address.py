@@ -121,7 +121,7 @@ def parse_address(value: object, field: str = "address") -> Address:
 def _split(value: object, field: str) -> tuple[str, str]:
     if isinstance(value, str):
         return _split_text(str.__str__(value), field)
-    if isinstance(value, (tuple, list)) and len(value) == 2:
+    if isinstance(value, tuple) and len(value) == 2:
         name, addr_spec = value
     else:
         name = getattr(value, "display_name", None)

@@ -147,7 +147,7 @@ def esp_settings(lookup: Lookup, esp: Esp, *, sending: bool) -> Settings:
         missing[setting.name] = _how_to_set(full, setting)
         key, value = lookup.find(full, bare=setting.bare, short=setting.name)
         value = veiled(value)
-        if value is not _MISSING and value is not None:
+        if value is not _MISSING and value is not None and not is_blank(value):
             values[setting.name] = _converted(lookup, setting, key, value)
         elif setting.required and sending:
             raise _not_set(lookup, missing[setting.name])
@@ -166,6 +166,11 @@ def _not_set(lookup: Lookup, text: str) -> ConfigurationError:
     """Return the error for a missing setting; a misspelt one in its place is told first."""
     check_keys(lookup, ())
     return ConfigurationError(text)
+
+
+def is_blank(value: Any) -> bool:
+    """Tell an environment variable that is there and empty, which means that it is not set."""
+    return isinstance(value, str) and not value.strip()
 
 
 def _how_to_set(full: str, setting: Setting) -> str:

@@ -95,7 +95,7 @@ def refuse_unsupported(mailer: Mailer, message: PreparedMessage) -> PreparedMess
     if features.is_plain(message):
         return message
     while lacking := features.lacking(message, mailer.esp.supports):
-        if not (mailer.ignore_unsupported and all(map(features.can_be_left_out, lacking))):
+        if not (mailer.ignore_unsupported and features.can_be_without(message, lacking)):
             names = ", ".join(item.value for item in lacking)
             raise UnsupportedFeatureError(f"{mailer.esp.name} cannot express: {names}.")
         # One by one: without its template, a message's own words are no longer in the way.
@@ -131,6 +131,11 @@ class Delivery:
                 raise
             logger.error("A part of the message could not be built: %s", error)
             self.errors.append(error)
+        except Exception:
+            if not self.attempts:
+                raise
+            logger.exception("A part of the message could not be built.")
+            self.errors.append(InvalidMessageError("A part of the message could not be built."))
         return self.result(recipients)
 
     def exchange(self, call: Call) -> Sequence[Reading]:
@@ -206,7 +211,7 @@ class Delivery:
         )
 
 
-_NOT_TRIED = RecipientStatus(Status.FAILED, None, "Not tried: an earlier request failed.")
+_NOT_TRIED = RecipientStatus(Status.FAILED, None, "Not tried: sending ended before.")
 
 
 def fits(call: Call, readings: Sequence[Reading]) -> bool:
@@ -315,7 +320,7 @@ def _without_secrets(response: HttpResponse, call: Call, settings: Settings) -> 
     """
     own = [value for value in call.request.headers.values() if isinstance(value, Secret)]
     body, headers = response.body, response.headers
-    for secret in {*settings.secrets(), *own}:
+    for secret in sorted({*settings.secrets(), *own}, key=len, reverse=True):  # whole ones first
         if len(secret) < _SHORTEST_SECRET:
             continue
         body = body.replace(secret.encode(), _BLOT.encode())

@@ -38,14 +38,14 @@ class State:
         self.lookup = lookup
         self.transport = transport
         self.mailers: dict[str, Mailer] = {}
-        self.hooks: dict[str, tuple[Esp, Settings] | None] = {}
+        self.hooks: dict[str, tuple[Esp, Settings]] = {}
         self.webhook_log = WebhookLog()
         self.mailbox: MountedMailbox | None = None
 
     def mailer(self, name: str | None) -> Mailer:
         """Return a mailer by name; None is the default one."""
         try:
-            return self.mailers[name or "default"]
+            return self.mailers["default" if name is None else name]
         except KeyError:
             import difflib
 
@@ -159,6 +159,8 @@ class MailESP:
         multi-message endpoint where there is one, and else at most ``workers`` requests at
         once. What has not been started when the iteration ends is not sent.
         """
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise ValueError("workers must be a whole number of at least 1.")
         app, state = _current()
         return _send_many(app, state.mailer(using), messages, workers)
 
@@ -259,8 +261,7 @@ def _mailer(state: State, name: str, place: str, own: Mapping[str, Any], esp: Es
     lookup = config.Lookup(state.lookup.config, own, place, instead=state.lookup.instead)
     config.check_mailer_keys(place, own, esp)
     settings = config.esp_settings(lookup, esp, sending=True)
-    if esp.key not in state.hooks or name == "default":
-        state.hooks[esp.key] = esp, settings
+    _share_hook(state, name, place, esp, settings)
     return Mailer(
         name,
         esp,
@@ -274,10 +275,21 @@ def _mailer(state: State, name: str, place: str, own: Mapping[str, Any], esp: Es
     )
 
 
+def _share_hook(state: State, name: str, place: str, esp: Esp, settings: Settings) -> None:
+    """Keep the settings for an ESP's webhooks, which all its mailers share: one URL each."""
+    hook = state.hooks.get(esp.key)
+    own = [key for key in settings if key.startswith("WEBHOOK_")]
+    if hook is not None and any(hook[1].get(key) != settings[key] for key in own):
+        raise ConfigurationError(
+            f"{place} has webhook settings of its own, but the mailers of {esp.name} share one "
+            f"webhook URL: give all values as a list in MAILESP_{esp.key.upper()}_WEBHOOK_..."
+        )
+    if hook is None or name == "default":
+        state.hooks[esp.key] = esp, settings
+
+
 def _send(app: Flask, mailer: Mailer, message: Message) -> SendResult:
     """Send between the two signals. Raises InvalidMessageError only."""
-    if not isinstance(message, Message):
-        raise TypeError(f"send() takes a flask_mailesp.Message, not {type(message).__name__}.")
     cancelled = _announce_send(app, mailer, message)
     if cancelled is not None:
         return cancelled
@@ -288,6 +300,8 @@ def _send(app: Flask, mailer: Mailer, message: Message) -> SendResult:
 
 def _announce_send(app: Flask, mailer: Mailer, message: Message) -> SendResult | None:
     """Emit pre_send; return a result if a receiver cancelled the send."""
+    if not isinstance(message, Message):
+        raise TypeError(f"A flask_mailesp.Message can be sent, not a {type(message).__name__}.")
     if not signals.pre_send.receivers:
         return None
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from .esp import Feature
@@ -128,6 +128,15 @@ def lacking(message: PreparedMessage, supports: frozenset[Feature]) -> list[Feat
 def can_be_left_out(feature: Feature) -> bool:
     """Tell whether a message makes sense without the feature."""
     return feature in _WITHOUT
+
+
+def can_be_without(message: PreparedMessage, lacking: Collection[Feature]) -> bool:
+    """Tell whether a message makes sense without some features.
+
+    Without its template, a message that has no words of its own would arrive blank.
+    """
+    wordless = Feature.TEMPLATES in lacking and not (message.body or message.html)
+    return not wordless and all(map(can_be_left_out, lacking))
 
 
 def without(message: PreparedMessage, feature: Feature) -> PreparedMessage:

@@ -296,6 +296,8 @@ class Message:
 
         Raises InvalidMessageError, naming the key, for what `to_dict` never returns.
         """
+        if not isinstance(data, Mapping):
+            raise InvalidMessageError(f"from_dict() takes a dict, not {type(data).__name__}.")
         return cls(**{name: _load(name, value) for name, value in data.items()})
 
     def __eq__(self, other: object) -> bool:
@@ -422,11 +424,20 @@ def _load(name: str, value: Any) -> Any:
     try:
         if name == "attachments":
             return [_load_attachment(**item) for item in value]
+        if name in ("to", "cc", "bcc", "reply_to") and isinstance(value, list):
+            return [_load_address(item) for item in value]
+        if name in ("sender", "envelope_sender"):
+            return _load_address(value)
         if name == "send_at" and isinstance(value, str):
             return datetime.fromisoformat(value) if "T" in value else date.fromisoformat(value)
     except (ValueError, TypeError):
         raise InvalidMessageError(f"{name} is not what to_dict() returns.") from None
     return value
+
+
+def _load_address(value: Any) -> Any:
+    """JSON has no tuples: a ``("Name", "a@b.c")`` pair comes back as a list."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _load_attachment(*, data: str, **fields: Any) -> Attachment:

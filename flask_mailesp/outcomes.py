@@ -77,14 +77,19 @@ def request_id(response: HttpResponse) -> str | None:
     return response.headers.get("x-request-id")
 
 
-def unreadable(esp_name: str, response: HttpResponse) -> SendUncertainError:
-    """Return the error for a success status whose body does not say what was accepted."""
+def unreadable(
+    esp_name: str, response: HttpResponse, what: str = "with a body that could not be read"
+) -> SendUncertainError:
+    """Return the error for an answer that does not say what was accepted."""
     return SendUncertainError(
-        f"{esp_name} answered HTTP {response.status} with a body that could not be read. {_DOUBT}",
+        f"{esp_name} answered HTTP {response.status} {what}. {_DOUBT}",
         status=response.status,
         esp_name=esp_name,
         request_id=request_id(response),
     )
+
+
+WITHOUT_EVERY_RECIPIENT = "without a word on every recipient"
 
 
 def retry_after(response: HttpResponse) -> float | None:

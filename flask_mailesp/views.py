@@ -21,6 +21,7 @@ from . import signals
 from .esp import Esp, Settings, Webhook, WebhookRequest
 from .events import EventType, InboundEvent, TrackingEvent
 from .exceptions import ConfigurationError, WebhookRejected
+from .registry import load_esp
 
 if TYPE_CHECKING:
     from .extension import State
@@ -52,6 +53,7 @@ def blueprint(url_prefix: str, in_use: Iterable[str] = ()) -> Blueprint:
         path = f"/<esp>/{view.__name__}{slash}"
         hooks.add_url_rule(path, view_func=view, methods=["POST"])
     hooks.url_value_preprocessor(_exempt)
+    hooks.url_value_preprocessor(_keep_body)
     return hooks
 
 
@@ -80,7 +82,7 @@ def receive(esp_key: str, kind: Kind) -> Response:
     if hook is None or (webhook := hook[0].webhook(kind)) is None:
         abort(404)
     esp, settings = hook
-    hook_request = _read(state.general.webhook_max_bytes)
+    hook_request = WebhookRequest(EnvironHeaders(request.environ), request.get_data())
     reason = _why_not(state, webhook, hook_request, settings)
     if reason is not None:
         return _reject(state, esp.name, reason)
@@ -91,14 +93,20 @@ def receive(esp_key: str, kind: Kind) -> Response:
     return Response("Try again later.\n", webhook.retry_status, content_type="text/plain")
 
 
-def _read(most: int) -> WebhookRequest:
-    """Copy the request. A body of more bytes than ``most`` ends it with 413."""
+def _keep_body(endpoint: str | None, values: dict[str, Any] | None) -> None:
+    """Read the body, before a ``before_request`` that looks at ``request.form`` uses it up.
+
+    A body of more bytes than the limit ends the request with 413.
+    """
+    state: State = current_app.extensions["mailesp"]
+    esp_key = (values or {}).get("esp", "")
+    if esp_key not in state.hooks and load_esp(esp_key) is None:
+        return  # answered with 404
+    most = state.general.webhook_max_bytes
     current: Request = request._get_current_object()  # type: ignore[attr-defined]
     current.max_content_length = most + 1  # werkzeug cuts a chunked body there, silently
-    body = current.get_data(cache=False)
-    if len(body) > most:
+    if len(current.get_data()) > most:
         raise RequestEntityTooLarge
-    return WebhookRequest(EnvironHeaders(current.environ), body)
 
 
 class EnvironHeaders:
@@ -225,4 +233,4 @@ def _exempt(endpoint: str | None, values: dict[str, Any] | None) -> None:
     if hasattr(protection, "exempt"):
         for view in (tracking, inbound):
             protection.exempt(view)
-    current_app.url_value_preprocessors.pop("mailesp", None)  # once is enough
+    current_app.url_value_preprocessors["mailesp"] = [_keep_body]  # exempting once is enough

@@ -165,11 +165,6 @@ def parse_form(body: bytes) -> dict[str, list[str]]:
 # --- authentication --------------------------------------------------------------------
 
 
-def same_secret(given: bytes, expected: bytes) -> bool:
-    """Compare in constant time."""
-    return hmac.compare_digest(given, expected)
-
-
 def decode_base64(value: str) -> bytes:
     """Decode strict base64 (RFC 4648). Raises WebhookRejected if it is malformed."""
     try:

@@ -47,7 +47,6 @@ GOOD: list[tuple[Any, str, str]] = [
     ('Jane <"j d"@example.com>', "Jane", '"j d"@example.com'),
     ("J. O'Neil (ACME) <jane@example.com>", "J. O'Neil (ACME)", "jane@example.com"),
     (("Doe, Jane", "jane@example.com"), "Doe, Jane", "jane@example.com"),
-    (["Jane", "jane@example.com"], "Jane", "jane@example.com"),
     ((None, "jane@example.com"), "", "jane@example.com"),
     (("jane@example.com", "jane@example.com"), "jane@example.com", "jane@example.com"),
     (Address("jane@example.com", "Jane"), "Jane", "jane@example.com"),
@@ -378,3 +377,9 @@ def test_an_unknown_encoder_is_a_configuration_error(choice: Any) -> None:
     """The error lists the choices."""
     with pytest.raises(ConfigurationError, match=r"MAILESP_IDNA_ENCODER .* 'idna2008'"):
         idna_encoder(choice)
+
+
+def test_a_list_of_two_is_no_pair() -> None:
+    """Two addresses given as a sender must not become a name and a stranger's address."""
+    with pytest.raises(InvalidAddressError, match="not list"):
+        parse_address(["shop@example.com", "evil@example.net"], "sender")

@@ -203,7 +203,6 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
         r"MAILESP_MAILERS\['bulk'\] has no setting 'TIMEZONE'",
     ),
     # values
-    ({**WORKING, "MAILESP_POSTMARK_SERVER_TOKEN": ""}, "SERVER_TOKEN is empty or holds"),
     ({**WORKING, "MAILESP_POSTMARK_SERVER_TOKEN": f"{CANARY} x"}, "SERVER_TOKEN is empty or"),
     ({**WORKING, "MAILESP_POSTMARK_SERVER_TOKEN": f"{CANARY}\n{CANARY}"}, "is empty or holds"),
     ({**WORKING, "MAILESP_POSTMARK_SERVER_TOKEN": f"{CANARY}\u00e9"}, "is empty or holds"),
@@ -505,7 +504,7 @@ def secretive(make_app: MakeApp) -> Flask:
         MAILESP={"postmark_server_token": f"{CANARY}-1", "webhook_secret": f"u:{CANARY}-2"},
         POSTAL_API_KEY=f"{CANARY}-3",
         MAILESP_MAILERS={
-            "bulk": {"server_token": f"{CANARY}-4", "webhook_secret": [f"u:{CANARY}-5"]},
+            "bulk": {"server_token": f"{CANARY}-4", "webhook_secret": [f"u:{CANARY}-2"]},
             "own": {"esp": "postal", "api_url": "https://x.example"},
         },
     )
@@ -613,3 +612,24 @@ def test_webhooks_need_no_setting_that_only_sending_needs() -> None:
         found.require("SERVER_TOKEN")
     with pytest.raises(ConfigurationError, match="MAILESP_WEBHOOK_SECRET is not set"):
         found.require("WEBHOOK_SECRET")
+
+
+@pytest.mark.parametrize("empty", ["", "  ", None])
+def test_an_empty_credential_is_a_missing_one(make_app: MakeApp, empty: str | None) -> None:
+    """An environment variable that is set to nothing deserves the same help."""
+    with pytest.raises(ConfigurationError, match="MAILESP_POSTMARK_SERVER_TOKEN is not set"):
+        make_app(MAILESP_ESP="postmark", MAILESP_POSTMARK_SERVER_TOKEN=empty)
+
+
+def test_mailers_of_one_esp_cannot_have_webhook_credentials_of_their_own(
+    make_app: MakeApp,
+) -> None:
+    """They share one URL, so one of two passwords would be refused for ever."""
+    token = {"esp": "postmark", "server_token": "a-token"}
+    with pytest.raises(ConfigurationError, match="share one webhook URL"):
+        make_app(
+            MAILESP_MAILERS={
+                "default": token | {"webhook_secret": "user:one-secret"},
+                "bulk": token | {"webhook_secret": "user:two-secret"},
+            }
+        )

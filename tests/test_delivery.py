@@ -63,6 +63,8 @@ def build(message: PreparedMessage, settings: Settings) -> Iterable[Call]:
     for index, address in enumerate(message.recipients):
         if message.subject == f"unbuildable after {index}":
             raise SerializationError("cannot be sent as JSON")
+        if message.subject == f"bug after {index}":
+            raise KeyError(index)
         request = HttpRequest("POST", settings["API_URL"] + "/send", headers, b"body")
         yield Call(request, (Part((address,)),))
 
@@ -256,6 +258,18 @@ def test_an_unbuildable_later_call_loses_no_id(
 ) -> None:
     """*Nothing was sent* would be a lie by then."""
     result = deliver(make(), message("unbuildable after 2"))
+    assert statuses(result) == ["queued", "queued", "failed"]
+    assert result.outcome == "partial"
+    assert "could not be built" in caplog.text
+
+
+def test_a_bug_in_building_a_later_call_loses_no_id(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the first request it is a bug like any other; afterwards ids matter more."""
+    with pytest.raises(KeyError):
+        deliver(make(), message("bug after 0"))
+    result = deliver(make(), message("bug after 2"))
     assert statuses(result) == ["queued", "queued", "failed"]
     assert result.outcome == "partial"
     assert "could not be built" in caplog.text

@@ -257,7 +257,7 @@ def test_a_message_survives_json() -> None:
     assert message == full()
     assert message.attachments == [as_attachment(item) for item in full().attachments]
     assert message.send_at == full().send_at
-    assert message.to[1] == ["B", "b@example.com"]
+    assert message.to[1] == ("B", "b@example.com")
 
 
 @pytest.mark.parametrize("address", ADDRESSES, ids=repr)

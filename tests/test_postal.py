@@ -319,7 +319,7 @@ UNSUPPORTED: list[tuple[str, dict[str, Any]]] = [
     ("scheduling", {"send_at": datetime(2030, 1, 1, tzinfo=timezone.utc)}),
     ("click tracking", {"track_clicks": True}),
     ("open tracking", {"track_opens": False}),
-    ("template", {"template_id": 7, "subject": "", "body": None}),
+    ("template", {"template_id": 7, "subject": ""}),
     ("merge data", {"merge_data": {"bo@example.com": {"name": "Bo"}}}),
     ("global merge data", {"merge_global_data": {"name": "Bo"}}),
     ("merge metadata", {"merge_metadata": {"bo@example.com": {"a": "1"}}}),
@@ -589,6 +589,8 @@ def test_extra_recipients_in_the_answer_do_no_harm() -> None:
 SPKI = p_value()
 STRANGER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 KEY_FORMS: list[tuple[str, Any]] = [
+    ("bytes", pem().encode()),
+    ("PEM from an environment file", pem().replace("\n", "\\n")),
     ("PEM", pem()),
     ("PEM, indented", "\n  " + pem()),
     ("PEM on one line", f"-----BEGIN PUBLIC KEY-----\n{SPKI}\n-----END PUBLIC KEY-----"),
@@ -644,13 +646,10 @@ NOT_KEYS: list[tuple[str, Any]] = [
     ("EC JWK", {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}),
     ("private key", PRIVATE_PEM),
     ("nonsense", "certainly not a key"),
-    ("empty", ""),
-    ("spaces", "   "),
     ("base64 of nothing", "AAAA"),
     ("truncated", pem()[:200]),
     ("half a PEM", "-----BEGIN PUBLIC KEY-----"),
     ("number", 7),
-    ("bytes", pem().encode()),
     ("empty list", []),
     ("empty dict", {}),
     ("empty JWKS", {"keys": []}),

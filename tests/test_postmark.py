@@ -1350,3 +1350,19 @@ def test_part_and_call_show_no_recipients() -> None:
     """They may end up in a log."""
     call = call_for(**BASE)
     assert "bea@" not in repr(call) + repr(Part(call.parts[0].recipients))
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (422, {"ErrorCode": 101, "Message": "Internal error."}),
+        (200, {"ErrorCode": 406.5, "MessageID": "5f0d7a52", "Message": "?"}),
+        (200, {"ErrorCode": "boom", "MessageID": "5f0d7a52", "Message": "?"}),
+    ],
+)
+def test_what_an_odd_code_means_nobody_knows(status: int, answer: dict[str, Any]) -> None:
+    """An internal error, or a code that is no number, says neither yes nor no."""
+    [reading] = read(status, answer)
+
+    assert {entry.status for entry in reading.statuses} == {"unknown"}
+    assert isinstance(reading.error, SendUncertainError)

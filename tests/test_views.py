@@ -777,3 +777,36 @@ def test_the_answer_is_a_plain_response(hooks: Hooks) -> None:
         return response
 
     assert hooks.post("postal", BODIES["postal"]).headers["X-Frame-Options"] == "DENY"
+
+
+@each_esp
+def test_a_hook_that_reads_the_form_first_takes_nothing_away(hooks: Hooks, esp: str) -> None:
+    """Werkzeug's form parser uses the stream up; the event must arrive all the same."""
+    left: list[int] = []
+
+    @hooks.app.before_request
+    def look() -> None:
+        request.values.get("lang")
+
+    @hooks.app.after_request
+    def audit(response: Response) -> Response:
+        left.append(len(request.get_data()))
+        return response
+
+    body = BODIES[esp]
+    response = hooks.app.test_client().post(
+        f"/mail-hooks/{esp}/tracking/",
+        data=body,
+        headers=authentic(esp, body),
+        content_type="application/x-www-form-urlencoded",
+    )
+
+    assert response.status_code == 200
+    assert len(hooks.tracking) == 1
+    assert left == [len(body)]
+
+
+def test_the_body_of_a_request_to_no_esp_is_not_read(hooks: Hooks) -> None:
+    response = hooks.app.test_client().post("/mail-hooks/nobody/tracking/", data=b"x" * 100)
+
+    assert response.status_code == 404

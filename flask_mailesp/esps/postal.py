@@ -29,7 +29,7 @@ from ..esp import (
 from ..events import EventType, InboundEvent, RejectReason, TrackingEvent
 from ..exceptions import APIError, AuthenticationError, ConfigurationError, WebhookRejected
 from ..message import Attachment, PreparedMessage
-from ..outcomes import failure, unreadable, whole_call
+from ..outcomes import WITHOUT_EVERY_RECIPIENT, failure, unreadable, whole_call
 from ..patterns import pattern
 from ..records import replace
 from ..results import RecipientStatus, Status
@@ -103,6 +103,8 @@ def _keys(value: Any) -> Iterator[RSAPublicKey]:
             yield from _keys(item)
     elif isinstance(value, Mapping):
         yield from map(_from_jwk, value.get("keys", [value]))
+    elif isinstance(value, bytes):
+        yield from _keys(value.decode())
     elif isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         yield from _keys(parse_json(value))
     else:
@@ -112,6 +114,7 @@ def _keys(value: Any) -> Iterator[RSAPublicKey]:
 def _from_text(value: str) -> RSAPublicKey:
     from cryptography.hazmat.primitives import serialization
 
+    value = value.replace("\\n", "\n")  # as a line break is written in an environment file
     if "-----BEGIN" in value:
         return _rsa(serialization.load_pem_public_key(value.strip().encode()))
     bare = re.sub(r'[\s"()\\]', "", value)  # as zone files and DNS consoles write it
@@ -338,7 +341,7 @@ def _accepted(part: Part, response: HttpResponse, data: Mapping[str, Any]) -> Re
     )
     if None not in found:
         return Reading(statuses)
-    return Reading(statuses, unreadable(NAME, response))
+    return Reading(statuses, unreadable(NAME, response, WITHOUT_EVERY_RECIPIENT))
 
 
 def _error(response: HttpResponse, status: str, data: Mapping[str, Any]) -> APIError:
@@ -570,12 +573,13 @@ SPAM_WORDS: dict[str | None, bool] = {"yes": True, "no": False, "Spam": True, "N
 
 def raw_source(raw: Mapping[str, Any]) -> tuple[bytes, list[str]]:
     """Return the mail's bytes (Ruby's base64 has line breaks) and what was damaged."""
-    from ..decoding import Defects, decode_base64
+    from ..decoding import Defects
+    from ..decoding import decode_base64 as decode_leniently
 
     defects = Defects()
     if flag(raw, "base64") is False:
         return raw["message"].encode("utf-8", "replace"), defects
-    return decode_base64(raw["message"], defects), defects
+    return decode_leniently(raw["message"], defects), defects
 
 
 def top_headers(source: bytes) -> dict[str, str]:
@@ -611,7 +615,7 @@ def hash_message(raw: Mapping[str, Any]) -> InboundMessage:
         reply_to=", ".join(strings(as_list(raw.get("reply_to")))),
         subject=text(raw, "subject") or "",
         date=text(raw, "date"),
-        text=f"{plain}\n\n{replies}" if replies else plain,
+        text="\n\n".join(filter(None, (plain, replies))),
         html=text(raw, "html_body") or "",
         attachments=[inbound_attachment(item) for item in as_list(raw.get("attachments"))],
         message_id=text(raw, "message_id"),

@@ -30,6 +30,7 @@ from ..events import EventType, InboundEvent, RejectReason, TrackingEvent
 from ..exceptions import APIError, AuthenticationError, InvalidHeaderError, RateLimitedError
 from ..message import Attachment, PreparedMessage
 from ..outcomes import (
+    WITHOUT_EVERY_RECIPIENT,
     accepted,
     failure,
     recipients_refused,
@@ -379,7 +380,8 @@ def _item(part: Part, response: HttpResponse, item: Any) -> Reading:
     if _error_code(data):
         return _refused(part, response, data, alone=True)
     message_id, said = text(data, "MessageID"), text(data, "Message") or ""
-    if message_id is None or not isinstance(data["MessageID"], str):
+    odd_code = data.get("ErrorCode") is not None and _error_code(data) is None
+    if odd_code or message_id is None or not isinstance(data["MessageID"], str):
         return same_for_all(part, unreadable(NAME, response))
     reading = accepted(part, message_id, Status.QUEUED if _DELAYED in said else Status.SENT)
     return _without_inactive(reading, part, said) if "inactive" in said else reading
@@ -413,6 +415,8 @@ def _refused(
 ) -> Reading:
     """Read an error object, which may be about this part ``alone`` or about a whole batch."""
     code, said = _error_code(data), text(data, "Message") or ""
+    if code == INTERNAL_ERROR:  # nobody knows whether the message was taken
+        return same_for_all(part, unreadable(NAME, response, "with an internal error"))
     if response.status < 500 and code == INACTIVE:
         return _all_inactive(part, response, said)
     if response.status < 500 and code == INVALID_REQUEST and _BAD_RECIPIENT.match(said):
@@ -429,11 +433,8 @@ def _refused(
 
 
 def _kind(code: int | None, status: int) -> type[APIError] | None:
-    """Return the class of error where the code says more than the HTTP status.
-
-    After an internal error nobody knows whether the message was taken.
-    """
-    if code == INTERNAL_ERROR or (status >= 500 and code != MAINTENANCE):
+    """Return the class of error where the code says more than the HTTP status."""
+    if status >= 500 and code != MAINTENANCE:
         return None
     return ERROR_KINDS.get(code) or (APIError if status < 300 else None)
 
@@ -450,7 +451,7 @@ def _all_inactive(part: Part, response: HttpResponse, said: str) -> Reading:
         for address in part.recipients
     ]
     if any(status.status is Status.UNKNOWN for status in statuses):
-        return Reading(tuple(statuses), unreadable(NAME, response))
+        return Reading(tuple(statuses), unreadable(NAME, response, WITHOUT_EVERY_RECIPIENT))
     return recipients_refused(NAME, response, statuses, code=str(INACTIVE), message=said)
 
 
