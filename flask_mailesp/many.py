@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from .delivery import Delivery, Mailer, deliver, prepared_for, stops
 from .esp import Call
-from .exceptions import InvalidMessageError
+from .exceptions import InvalidMessageError, MailESPError
 from .message import Message, PreparedMessage
 from .results import Outcome, Recipients, SendResult
 
@@ -34,9 +35,19 @@ def deliver_many(
     return _by_workers(mailer, messages, max(1, workers), before)
 
 
-def _failed(mailer: Mailer, error: InvalidMessageError) -> SendResult:
-    error.esp_name = mailer.esp.name
+def _failed(mailer: Mailer, error: Exception) -> SendResult:
+    """Return the result of a message that was stopped before any request, by whatever."""
+    if isinstance(error, MailESPError):
+        error.esp_name = mailer.esp.name
     return SendResult(mailer.esp.name, Outcome.NOT_SENT, Recipients(), error=error)
+
+
+def _announced(mailer: Mailer, message: Message, before: Before) -> SendResult | None:
+    """Run ``before``; what it raises is this message's failure, not that of the others."""
+    try:
+        return before(message)
+    except Exception as error:
+        return _failed(mailer, error)
 
 
 # --- several requests at once ----------------------------------------------------------
@@ -51,8 +62,10 @@ def _by_workers(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="mailesp")
     try:
         for message in messages:
-            cancelled = before(message)
-            waiting.append((message, cancelled or pool.submit(_deliver, mailer, message)))
+            known = _announced(mailer, message, before)
+            # A copy: the caller may fill in the same message again for the next recipient.
+            job = known or pool.submit(_deliver, mailer, copy(message))
+            waiting.append((message, job))
             if len(waiting) >= 2 * workers:
                 yield _next_of(waiting)
         while waiting:
@@ -64,7 +77,7 @@ def _by_workers(
 def _deliver(mailer: Mailer, message: Message) -> SendResult:
     try:
         return deliver(mailer, message)
-    except InvalidMessageError as error:
+    except Exception as error:
         return _failed(mailer, error)
 
 
@@ -81,15 +94,21 @@ def _next_of(
 def _by_batches(
     mailer: Mailer, messages: Iterator[Message], before: Before
 ) -> Iterator[tuple[Message, SendResult]]:
-    while batch := list(islice(messages, _AT_ONCE)):
-        results: list[SendResult | None] = [before(message) for message in batch]
+    while True:
+        batch: list[Message] = []
+        results: list[SendResult | None] = []
         prepared: dict[int, PreparedMessage] = {}
-        for index, message in enumerate(batch):
-            if results[index] is None:
-                try:
-                    prepared[index] = prepared_for(mailer, message)
-                except InvalidMessageError as error:
-                    results[index] = _failed(mailer, error)
+        for message in islice(messages, _AT_ONCE):
+            known = _announced(mailer, message, before)
+            if known is None:
+                try:  # at once: the caller may fill in the same message again
+                    prepared[len(batch)] = prepared_for(mailer, message)
+                except Exception as error:
+                    known = _failed(mailer, error)
+            batch.append(message)
+            results.append(known)
+        if not batch:
+            return
         _send_batch(mailer, prepared, results)
         for message, result in zip(batch, results, strict=True):
             assert result is not None  # noqa: S101 - every index has been filled

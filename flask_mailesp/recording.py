@@ -45,7 +45,7 @@ from . import extraction, signals
 from .address import Address, parse_address
 from .delivery import Mailer
 from .esp import Call, Esp, HttpRequest, HttpResponse, Secret, Settings
-from .exceptions import InvalidAddressError, NotSentError, SendUncertainError
+from .exceptions import InvalidAddressError, MailESPError, NotSentError, SendUncertainError
 from .extension import State
 from .message import Alternative, Attachment, Message, PreparedMessage, as_attachment
 from .results import Outcome, RecipientStatus, SendResult
@@ -513,7 +513,7 @@ def _address(value: Any) -> Address:
 
 def _mark_of(result: SendResult) -> str:
     """Return the mark of a message's last exchange, or nothing if there was none."""
-    if result.error is not None and result.error.request_id:
+    if isinstance(result.error, MailESPError) and result.error.request_id:
         return result.error.request_id
     return result.response.headers.get(_MARK, "") if result.response else ""
 

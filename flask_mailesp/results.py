@@ -134,7 +134,7 @@ class SendResult:
     outcome: Outcome
     recipients: Recipients
     attempts: tuple[Attempt, ...] = ()
-    error: MailESPError | None = None
+    error: Exception | None = None
     response: HttpResponse | None = None
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -163,7 +164,10 @@ def test_an_unreachable_esp_fails_every_message_without_raising() -> None:
         results = list(mail.send_many(numbered(3)))
 
     assert {type(result.error) for result in results} == {NotSentError}
-    assert all(result.error is not None and result.error.result is result for result in results)
+    assert all(
+        isinstance(result.error, NotSentError) and result.error.result is result
+        for result in results
+    )
 
 
 @pytest.mark.parametrize("esp", ["postmark", "postal"])
@@ -188,3 +192,54 @@ def test_the_signals_run_for_each_message_in_the_callers_thread(esp: str) -> Non
     assert [result.outcome for result in results] == ["accepted", "cancelled", "accepted"]
     assert {ident for _, _, ident in seen} == {threading.get_ident()}
     assert [subject for when, subject, _ in seen if when == "after"] == ["No. 0", "No. 2"]
+
+
+@pytest.mark.parametrize("esp", ["postmark", "postal"])
+def test_one_message_filled_in_again_and_again_reaches_each_recipient(esp: str) -> None:
+    """A template that the caller changes for every recipient is not sent as it is later."""
+
+    def refilled() -> Iterator[Message]:
+        message = Message("", body="Hi")
+        for n in range(20):
+            message.subject, message.to = f"No. {n}", [f"user{n}@example.com"]
+            yield message
+
+    with scripted(postmark if esp == "postmark" else postal) as server:
+        app, mail = app_for(esp, server.url)
+        with app.app_context():
+            results = list(mail.send_many(refilled(), workers=2))
+
+    assert [list(result.recipients) for result in results] == [
+        [f"user{n}@example.com"] for n in range(20)
+    ]
+
+
+@pytest.mark.parametrize("esp", ["postmark", "postal"])
+def test_whatever_stops_one_message_is_its_result(esp: str) -> None:
+    """A receiver that fails, or what is no message, costs nobody else's message or id."""
+    messages: list[Any] = [*numbered(3), "no message"]
+    with scripted(postmark if esp == "postmark" else postal) as server:
+        app, mail = app_for(esp, server.url)
+
+        @signals.pre_send.connect_via(app)
+        def fail(app: Flask, message: Message, **extra: object) -> None:
+            if message.subject == "No. 1":
+                raise KeyError("a bug")
+
+        with app.app_context():
+            results = list(mail.send_many(messages))
+
+    assert [str(result.outcome) for result in results] == [
+        "accepted",
+        "not_sent",
+        "accepted",
+        "not_sent",
+    ]
+    assert [type(result.error) for result in results[1::2]] == [KeyError, TypeError]
+
+
+@pytest.mark.parametrize("workers", [0, -1, True, "8", 2.5])
+def test_the_number_of_workers_is_checked_at_once(workers: Any) -> None:
+    app, mail = app_for("postal", "http://127.0.0.1:1")
+    with app.app_context(), pytest.raises(ValueError, match="workers"):
+        mail.send_many([], workers=workers)
