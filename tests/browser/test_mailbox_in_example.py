@@ -105,8 +105,8 @@ def whole_way(desk: Desk, site: Site) -> None:
     desk.wait_for("[data-outcome]", "The app took it")
     desk.to_app()
     desk.wait_for("#event-list", "bounced")
-    newest = site.history.events[0]
-    assert (newest.event_type, newest.recipient) == ("bounced", "ann@example.net")
+    told = {(event.event_type, event.recipient) for event in site.history.events}
+    assert ("bounced", "ann@example.net") in told  # "delivered" comes when it comes
 
     desk.to_mailbox()
     write_to_the_app(desk)
