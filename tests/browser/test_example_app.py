@@ -50,7 +50,7 @@ def test_a_sent_message_and_its_events_are_listed_without_javascript(
     assert f"<code>{number}</code>" in answer.text
     assert '<span class="pill bounced">bounced</span>' in page
     assert [(file.name, file.data) for file in message.attachments] == [("a.txt", b"text")]
-    assert site.history.events[0].event_type == "bounced"
+    assert "bounced" in {event.event_type for event in site.history.events}
 
 
 def test_delivered_arrives_through_a_genuine_webhook(visitor: Visitor, site: Site) -> None:
