@@ -157,6 +157,12 @@ def with_credentials(url: str, secret: bytes, *, encode: bool = True) -> str:
     return urlunsplit(parts._replace(netloc=f"{userinfo}@{parts.netloc}"))
 
 
+def stands_in_a_url(secret: bytes) -> bool:
+    """Tell whether ``user:password`` is the same in a URL as out of it: Postal does not decode."""
+    user, _, password = secret.decode("utf-8", "replace").partition(":")
+    return quote(user + password, safe="") == user + password
+
+
 def masked(url: str) -> str:
     """Return a URL without what may be a credential: its user information and its query."""
     try:

@@ -145,8 +145,9 @@ class MailESP:
         `flask_mailesp.exceptions` says; every error after a request carries ``result``.
         """
         app, state = _current()
-        result = _send(app, state.mailer(using), message)
-        if result.error is not None and must_raise(state.mailer(using), result):
+        mailer = state.mailer(using)
+        result = _send(app, mailer, message)
+        if result.error is not None and must_raise(mailer, result):
             raise result.error
         return result
 

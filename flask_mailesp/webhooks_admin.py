@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from flask import Flask
 
@@ -19,6 +19,7 @@ from .console import (
     console_of,
     converse,
     exchange,
+    stands_in_a_url,
     with_credentials,
 )
 from .delivery import Mailer
@@ -133,7 +134,7 @@ def _hook_url(
     if secret is None:
         return HookURL(esp.name, kind, url, where)
     decodes = console is None or console.decodes_credentials
-    advice = "" if decodes or _is_plain(secret) else _UNDECODED.format(name=esp.name)
+    advice = "" if decodes or stands_in_a_url(secret) else _UNDECODED.format(name=esp.name)
     shown = with_credentials(url, secret if show else SecretBytes(b"***:***"), encode=False)
     if show and decodes:
         shown = with_credentials(url, secret)
@@ -144,11 +145,6 @@ _UNDECODED = (
     "{name} sends credentials as they stand in the URL: choose a WEBHOOK_SECRET of letters, "
     "digits, '-', '.', '_' and '~' only."
 )
-
-
-def _is_plain(secret: bytes) -> bool:
-    user, _, password = secret.decode("utf-8", "replace").partition(":")
-    return quote(user + password, safe="") == user + password
 
 
 # --- plans -----------------------------------------------------------------------------

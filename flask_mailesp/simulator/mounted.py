@@ -14,12 +14,11 @@ import logging
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from flask import Flask
 
 from flask_mailesp.config import General
-from flask_mailesp.console import with_credentials
+from flask_mailesp.console import stands_in_a_url, with_credentials
 from flask_mailesp.esp import Esp, SecretBytes, Settings
 from flask_mailesp.exceptions import ConfigurationError
 from flask_mailesp.webhooks_admin import hook_path, kinds_of, secret_of
@@ -90,7 +89,7 @@ class MountedMailbox:
         esp, settings = _hook_of(state, key)
         own = secret_of(settings)
         signs = any(name.startswith(f"{key.upper()}_WEBHOOK_") for name in self.settings)
-        if _is_plain(own) if own else signs:
+        if stands_in_a_url(own) if own else signs:
             return
         new = SecretBytes(f"mailbox:{secrets.token_urlsafe(24)}".encode())
         accepted = (new, *(settings["WEBHOOK_SECRET"] or ()))
@@ -171,9 +170,3 @@ def _hook_of(state: State, key: str) -> tuple[Esp, Settings]:
 
 def _hook_url(url: str, secret: SecretBytes | None) -> str:
     return url if secret is None else with_credentials(url, secret, encode=False)
-
-
-def _is_plain(secret: bytes) -> bool:
-    """Tell whether credentials are the same in a URL as out of it: Postal does not decode."""
-    user, _, password = secret.decode("utf-8", "replace").partition(":")
-    return quote(user + password, safe="") == user + password
