@@ -58,6 +58,8 @@ OF_A_MAILER = frozenset(
         "WEBHOOK_SECRET",
     }
 )
+# A key that is the same for all messages would make all but one of them duplicates.
+DEFAULTABLE = frozenset(Message.__annotations__) - {"idempotency_key"}
 DEFAULT_TIMEOUT = (10.0, 30.0)
 DEFAULT_MAX_BYTES = 40 * 1024 * 1024
 SHORTEST_TOKEN = 16  # characters of MAILBOX_TOKEN
@@ -451,7 +453,7 @@ def send_defaults(lookup: Lookup, esp: Esp) -> dict[str, Any]:
     ):
         if not isinstance(value, Mapping):
             raise ConfigurationError(f"{key} must be a dict of Message attributes.")
-        refuse_unknown(value, Message.__annotations__, f"{key} has no meaning for")
+        refuse_unknown(value, DEFAULTABLE, f"{key} has no meaning for")
         merged |= value
     return _as_attributes(merged)
 

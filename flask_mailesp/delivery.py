@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 from . import features
 from .address import Address
-from .esp import Call, Esp, HttpRequest, HttpResponse, Part, Reading, Secret, Settings
+from .esp import Call, Esp, Feature, HttpRequest, HttpResponse, Part, Reading, Secret, Settings
 from .exceptions import (
     APIError,
     AuthenticationError,
@@ -83,7 +84,10 @@ def deliver(mailer: Mailer, message: Message) -> SendResult:
 def prepared_for(mailer: Mailer, message: Message) -> PreparedMessage:
     """Return a message as the mailer's ESP can take it, or raise InvalidMessageError."""
     prepared = prepare(message, mailer.defaults, mailer.options, mailer.esp.key)
-    return refuse_unsupported(mailer, prepared)
+    prepared = refuse_unsupported(mailer, prepared)
+    if prepared.idempotency_key is None and Feature.IDEMPOTENCY_KEY in mailer.esp.supports:
+        return replace(prepared, idempotency_key=secrets.token_hex(16))
+    return prepared
 
 
 def refuse_unsupported(mailer: Mailer, message: PreparedMessage) -> PreparedMessage:

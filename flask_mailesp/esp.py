@@ -50,6 +50,7 @@ class Feature(Enum):
     MERGE_INTO_BODY = "Merge data in the message's own text"
     MERGE_METADATA = "Metadata per recipient"
     MERGE_HEADERS = "Headers per recipient"
+    IDEMPOTENCY_KEY = "Idempotency key"
 
 
 @record(frozen=True)

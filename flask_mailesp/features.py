@@ -56,6 +56,7 @@ _ASKS: dict[Feature, Callable[[PreparedMessage], bool]] = {
     Feature.MERGE_INTO_BODY: lambda m: m.template_id is None and _merges(m),
     Feature.MERGE_METADATA: lambda m: _rows(m.merge_metadata),
     Feature.MERGE_HEADERS: lambda m: _rows(m.merge_headers),
+    Feature.IDEMPOTENCY_KEY: lambda m: m.idempotency_key is not None,
 }
 
 # What cannot be left out without sending something else than was meant has no entry. A batch
@@ -85,6 +86,7 @@ _WITHOUT: dict[Feature, Callable[[PreparedMessage], Changes]] = {
     Feature.MERGE_INTO_BODY: lambda m: {"merge_global_data": None, "merge_data": None},
     Feature.MERGE_METADATA: lambda m: {"merge_metadata": None},
     Feature.MERGE_HEADERS: lambda m: {"merge_headers": None},
+    Feature.IDEMPOTENCY_KEY: lambda m: {"idempotency_key": None},
 }
 
 
@@ -111,6 +113,7 @@ def _asks_for_options(message: PreparedMessage) -> bool:
         or message.track_clicks is not None
         or message.track_opens is not None
         or message.send_at is not None
+        or message.idempotency_key is not None
         or len(message.reply_to) > 1
     )
 

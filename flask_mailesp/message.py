@@ -165,6 +165,10 @@ class Message:
         A template stored at the ESP; ``{"postmark": ..., ...}`` where names differ.
     esp_extra:
         Anything else the ESP's API takes; see the ESP's page in the documentation.
+    idempotency_key:
+        A text of your own by which the ESP recognises the message if it is sent again, such
+        as ``"order-17-receipt"``: at most 255 printable ASCII characters, no personal data.
+        Where the ESP takes one, each send gets a new one if none is given.
     """
 
     subject: str
@@ -190,6 +194,7 @@ class Message:
     merge_metadata: Mapping[str, Mapping[str, Any]] | None
     merge_headers: Mapping[str, Mapping[str, Any]] | None
     esp_extra: dict[str, Any]
+    idempotency_key: str | None
 
     def __init__(
         self,
@@ -217,6 +222,7 @@ class Message:
         merge_metadata: Mapping[str, Mapping[str, Any]] | None = _NOT_GIVEN,
         merge_headers: Mapping[str, Mapping[str, Any]] | None = _NOT_GIVEN,
         esp_extra: Mapping[str, Any] | None = _NOT_GIVEN,
+        idempotency_key: str | None = _NOT_GIVEN,
     ) -> None:
         values = dict(locals())
         del values["self"]
@@ -469,7 +475,9 @@ class PreparedMessage:
     """A message with every default applied and every field checked, as ``build`` reads it.
 
     Addresses have ASCII domains, ``send_at`` is aware, header names and values are clean.
-    ``metadata`` values are str, int, float or bool. ``None`` means *not asked for*. The
+    ``metadata`` values are str, int, float or bool. ``None`` means *not asked for*; a message
+    for an ESP that takes an ``idempotency_key`` always has one, and where ``build`` yields
+    several calls each needs a key of its own, made from it and always the same. The
     ``merge_*`` mappings are keyed by `Address.key`; ``is_batch`` tells that one copy goes
     to each ``to``.
     """
@@ -498,6 +506,7 @@ class PreparedMessage:
     merge_headers: Mapping[str, Mapping[str, str]] | None = None
     esp_extra: Mapping[str, Any] = field(default_factory=dict)
     is_batch: bool = False
+    idempotency_key: str | None = None
 
     @property
     def recipients(self) -> tuple[Address, ...]:

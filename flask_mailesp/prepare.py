@@ -45,6 +45,8 @@ _OWN_FIELD = {
     "mime-version": "attachments or alternatives",
 }
 
+_KEY = pattern(r"[!-~]{1,255}")  # it may travel in a header
+
 _MERGE_ROWS = ("merge_data", "merge_metadata", "merge_headers")
 
 
@@ -94,6 +96,7 @@ def prepare(
         merge_headers=_merge(given, "merge_headers", _row_headers),
         esp_extra=_mapping("esp_extra", given("esp_extra")),
         is_batch=any(given(name) is not None for name in _MERGE_ROWS),
+        idempotency_key=_idempotency_key(message.idempotency_key),  # one for all is no default
     )
     if not (prepared.to or prepared.cc or prepared.bcc):
         raise InvalidAddressError("The message has no recipient: give to, cc or bcc.")
@@ -320,6 +323,12 @@ def _tags(values: Any) -> tuple[str, ...]:
     if isinstance(values, str):
         values = [values]
     return tuple(_text("A tag", tag) for tag in values) if values else ()
+
+
+def _idempotency_key(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and _KEY.fullmatch(value)):
+        return value
+    raise InvalidHeaderError("idempotency_key must be 1 to 255 printable ASCII characters.")
 
 
 def _template_id(value: Any, esp_key: str) -> str | int | None:

@@ -287,6 +287,7 @@ _EXAMPLES: dict[Feature, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"to": _TWO, "merge_headers": {key: {"X-Row": row["name"]} for key, row in _ROWS.items()}},
         _BOTH_ROWS,
     ),
+    Feature.IDEMPOTENCY_KEY: ({"idempotency_key": "canary-key-17"}, ("canary-key-17",)),
 }
 # For these no text can be looked for; what is sent must differ from what is sent without.
 _SWITCHES = (Feature.TRACK_CLICKS, Feature.TRACK_OPENS, Feature.SEND_AT)

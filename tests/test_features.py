@@ -65,6 +65,7 @@ ASKS: list[tuple[dict[str, Any], set[Feature]]] = [
     ({"merge_global_data": {"k": 1}}, {Feature.MERGE_GLOBAL_DATA, Feature.MERGE_INTO_BODY}),
     ({"is_batch": True, "merge_metadata": {YOU.key: {"k": 1}}}, {Feature.MERGE_METADATA}),
     ({"is_batch": True, "merge_headers": {YOU.key: {"X": "1"}}}, {Feature.MERGE_HEADERS}),
+    ({"idempotency_key": "order-17"}, {Feature.IDEMPOTENCY_KEY}),
 ]
 
 

@@ -98,6 +98,7 @@ FIELDS: dict[str, Field] = {
     "metadata value": lambda x: {"metadata": {"k": x}},
     "template_id": lambda x: {"template_id": x},
     "template_id per ESP": lambda x: {"template_id": {"postmark": x, "postal": x}},
+    "idempotency_key": lambda x: {"idempotency_key": x},
     "filename": lambda x: {"attachments": [Attachment(x, "text/plain", b"")]},
     "attachment's content type": lambda x: {"attachments": [Attachment("a", x, b"")]},
     "attachment's parameter": lambda x: {"attachments": [Attachment("a", f"a/b; c={x}", b"")]},

@@ -70,6 +70,7 @@ def full() -> Message:
         merge_metadata={},
         merge_headers={"a@example.com": {"X-B": "3"}},
         esp_extra={"MessageStream": "broadcast"},
+        idempotency_key="order-17",
     )
 
 
