@@ -19,7 +19,7 @@ from .message import Message
 from .patterns import pattern
 from .prepare import PrepareOptions
 from .records import record
-from .registry import all_esps
+from .registry import all_esps, load_plugin, plugin_names
 
 _MISSING: Final[Any] = object()
 _HOST = pattern(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
@@ -148,6 +148,8 @@ def esp_settings(lookup: Lookup, esp: Esp, *, sending: bool) -> Settings:
         full = f"{prefix}_{setting.name}"
         missing[setting.name] = _how_to_set(full, setting)
         key, value = lookup.find(full, bare=setting.bare, short=setting.name)
+        if value is _MISSING or value is None:
+            key, value = _from_environment(setting, key)
         value = veiled(value)
         if value is not _MISSING and value is not None and not is_blank(value):
             values[setting.name] = _converted(lookup, setting, key, value)
@@ -156,12 +158,22 @@ def esp_settings(lookup: Lookup, esp: Esp, *, sending: bool) -> Settings:
         else:
             values[setting.name] = setting.default
     values["WEBHOOK_SECRET"] = webhook_secret(lookup, prefix)
+    if esp.complete is not None:
+        values |= esp.complete(values, lambda name: f"MAILESP_{prefix}_{name}")
     missing["WEBHOOK_SECRET"] = (
         f'MAILESP_WEBHOOK_SECRET is not set. Set it to "user:password" with a long random '
         f"password, and put the same credentials into the webhook's URL at {esp.name}."
     )
     secrets = [setting.name for setting in esp.settings if setting.secret]
     return Settings(values, secret=secrets, missing=missing)
+
+
+def _from_environment(setting: Setting, key: str) -> tuple[str, Any]:
+    """Return the first environment variable of a setting that is set, or its key and _MISSING."""
+    for name in setting.env:
+        if value := os.environ.get(name):
+            return name, value
+    return key, _MISSING
 
 
 def _not_set(lookup: Lookup, text: str) -> ConfigurationError:
@@ -486,19 +498,26 @@ def nearest(word: Any, known: Iterable[str]) -> str:
     return "".join(get_close_matches(str(word), sorted(known), 1))
 
 
-def check_keys(lookup: Lookup, in_use: Iterable[Esp]) -> None:
-    """Refuse settings that no part of the package knows. Rarely needs all ESPs' rooms."""
+def check_keys(lookup: Lookup, in_use: Iterable[Esp]) -> list[Esp]:
+    """Refuse settings that no part of the package knows. Rarely needs all ESPs' rooms.
+
+    Returns the ESPs of installed packages that no mailer uses and that have settings: they
+    receive webhooks.
+    """
     if not isinstance(lookup.config.get("MAILESP") or {}, Mapping):
         raise ConfigurationError('app.config["MAILESP"] must be a dict of settings.')
     given = {str(key)[8:]: str(key) for key in lookup.config if str(key).startswith("MAILESP_")}
     given |= {name: f'MAILESP["{name}"]' for name in lookup.nested}
     known = GENERAL.union(*map(names_of, in_use))
-    if not known.issuperset(given):
-        known = GENERAL.union(*map(names_of, all_esps()))
-        for name, place in given.items():
-            if name not in known:
-                hint = f" Did you mean MAILESP_{close}?" if (close := nearest(name, known)) else ""
-                raise ConfigurationError(f"{place} is not a setting of Flask-MailESP.{hint}")
+    if known.issuperset(given):
+        return []
+    plugins = [esp for name in plugin_names() if (esp := load_plugin(name)) is not None]
+    known = known.union(*map(names_of, [*all_esps(), *plugins]))
+    for name, place in given.items():
+        if name not in known:
+            hint = f" Did you mean MAILESP_{close}?" if (close := nearest(name, known)) else ""
+            raise ConfigurationError(f"{place} is not a setting of Flask-MailESP.{hint}")
+    return [esp for esp in plugins if not names_of(esp).isdisjoint(given)]
 
 
 def names_of(esp: Esp) -> set[str]:

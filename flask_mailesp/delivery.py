@@ -51,6 +51,12 @@ class Sends(Protocol):
         """Exchange one request; raise NotSentError or SendUncertainError."""
         ...
 
+    def fetch(
+        self, request: HttpRequest, *, max_bytes: int, public: bool = False, seconds: float = 10.0
+    ) -> HttpResponse:
+        """Exchange one request on behalf of a webhook; raise as `send` does."""
+        ...
+
 
 @record(frozen=True)
 class Mailer:
@@ -146,6 +152,9 @@ class Delivery:
         """Send one call and read the answer."""
         started, clock = datetime.now(timezone.utc), time.perf_counter()
         status = None
+        sign = self.mailer.esp.sign
+        if sign is not None:
+            call = replace(call, request=sign(call.request, self.mailer.settings, started))
         try:
             response = self.mailer.transport.send(call.request)
         except (NotSentError, SendUncertainError) as error:

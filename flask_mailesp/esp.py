@@ -30,7 +30,8 @@ class Feature(Enum):
 
     ATTACHMENTS = "Attachments"
     INLINE_IMAGES = "Inline images"
-    ALTERNATIVES = "Alternative parts (calendar, AMP)"
+    AMP = "AMP version of the body"
+    ALTERNATIVES = "Other alternative parts (calendar)"
     HEADERS = "Custom headers"
     MANY_REPLY_TO = "Several Reply-To addresses"
     NO_TO = "Cc or Bcc without To"
@@ -59,9 +60,11 @@ class Setting:
 
     ``where`` tells a person where the value is found in the ESP's console. A ``secret``
     is never shown. ``bare`` settings (credentials and URLs) are also looked up without
-    the ``MAILESP_`` prefix. Without a ``required`` one nothing can be sent. ``convert(key,
-    value)`` returns the value to use, or raises ConfigurationError naming ``key``; a name
-    that ends in ``_URL`` and a ``default`` that is a bool have their own checks before it.
+    the ``MAILESP_`` prefix. ``env`` names environment variables that are looked at last,
+    for those that a provider's own tools read. Without a ``required`` one nothing can be
+    sent. ``convert(key, value)`` returns the value to use, or raises ConfigurationError
+    naming ``key``; a name that ends in ``_URL`` and a ``default`` that is a bool have their
+    own checks before it.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Setting:
     secret: bool = False
     bare: bool = False
     convert: Callable[[str, Any], Any] | None = None
+    env: tuple[str, ...] = ()
 
 
 class Secret(str):
@@ -229,11 +233,13 @@ class Part:
     """What one item of an ESP's answer is about.
 
     ``recipients`` are those of one copy of a message; ``message`` is the index of the
-    message among those given to `Esp.build_many` (0 for a single message).
+    message among those given to `Esp.build_many` (0 for a single message). ``id`` is the id
+    that the room gave the copy itself, for ESPs whose answer has none for it.
     """
 
     recipients: tuple[Address, ...] = field(repr=False)
     message: int = 0
+    id: str | None = None
 
 
 @record(frozen=True)
@@ -285,18 +291,59 @@ if TYPE_CHECKING:
 
 
 @record(frozen=True)
+class Fetch:
+    """What a webhook speaks of and does not bring: a mail, a certificate.
+
+    The core sends ``request``, within the app's timeouts and without following redirects,
+    and hands the answer, whatever its status, to ``resume``; that returns what `Webhook`'s
+    ``parse`` (or ``verify``) returns, further fetches included, or raises FetchError to have
+    the ESP post the webhook again. An answer that does not come, breaks off or has more than
+    ``max_bytes`` counts as a FetchError too.
+
+    ``sign(request, settings, now)`` completes the request just before it is sent. ``foreign``
+    tells that the host is not of the ESP's API, or that the URL is text from outside: it must
+    be https and resolve to public addresses only. Where ``keep_seconds`` is given, a complete
+    answer with status 200 is remembered that long, by its URL.
+    """
+
+    request: HttpRequest
+    resume: Callable[[HttpResponse], Sequence[Event | Fetch] | Fetch | None] = field(repr=False)
+    max_bytes: int = 5 * 1024 * 1024
+    sign: Callable[[HttpRequest, Settings, datetime], HttpRequest] | None = None
+    foreign: bool = False
+    keep_seconds: float = 0.0
+
+
+@record(frozen=True)
+class Once:
+    """A token that authenticates only the content it was first seen with.
+
+    For signatures that do not cover the body: whoever has seen one token must not be able
+    to send something else with it. ``token`` and ``content`` (a digest of the decoded
+    content) are remembered for ``keep_seconds``.
+    """
+
+    token: str = field(repr=False)
+    content: bytes = field(repr=False)
+    keep_seconds: float
+
+
+@record(frozen=True)
 class Webhook:
     """How an ESP's webhooks of one kind are authenticated and read.
 
     ``verify(request, settings, now)`` raises WebhookRejected unless the raw request is
-    authentic, and ConfigurationError where no key or secret is configured to tell by.
-    ``parse(request, settings)`` is total: it returns events for every body.
+    authentic, and ConfigurationError where no key or secret is configured to tell by. It
+    may return a `Fetch` whose ``resume`` goes on verifying.
+    ``parse(request, settings)`` is total: it returns events, or fetches that lead to events,
+    for every body. ``once(request, settings)``, where given, is asked after ``verify``.
     ``retry_status`` is the answer that makes this ESP try again later.
     """
 
-    verify: Callable[[WebhookRequest, Settings, datetime], None]
-    parse: Callable[[WebhookRequest, Settings], Sequence[Event]]
+    verify: Callable[[WebhookRequest, Settings, datetime], Fetch | None]
+    parse: Callable[[WebhookRequest, Settings], Sequence[Event | Fetch]]
     retry_status: int = 503
+    once: Callable[[WebhookRequest, Settings], Once | None] | None = None
 
 
 @record(frozen=True)
@@ -306,6 +353,10 @@ class Esp:
     ``build(message, settings)`` yields one or several `Call`\\ s; ``read(call, response,
     settings)`` returns one `Reading` per part of the call, in order, and is total.
     ``build_many(messages, settings)`` is for ESPs with a multi-message endpoint.
+    ``sign(request, settings, now)`` completes a request just before it is sent, for
+    signatures that hold the time. ``complete(values, name)`` sees all resolved settings and
+    returns those to add or replace; it raises ConfigurationError for what does not go
+    together, with ``name("API_KEY")`` for a setting's full name.
     """
 
     name: str
@@ -316,6 +367,8 @@ class Esp:
     tracking: Webhook | None = None
     inbound: Webhook | None = None
     build_many: Callable[[Sequence[PreparedMessage], Settings], Iterable[Call]] | None = None
+    sign: Callable[[HttpRequest, Settings, datetime], HttpRequest] | None = None
+    complete: Callable[[Mapping[str, Any], Callable[[str], str]], Mapping[str, Any]] | None = None
 
     @property
     def key(self) -> str:

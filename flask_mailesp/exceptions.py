@@ -15,7 +15,8 @@
     │   └── RateLimitedError          ... for now (429)
     ├── NotSentError                  nothing was sent: the ESP was not reached
     ├── SendUncertainError            the ESP may or may not have taken the message
-    └── WebhookRejected               a webhook that did not prove where it comes from
+    ├── WebhookRejected               a webhook that did not prove where it comes from
+    └── FetchError                    what a webhook speaks of could not be fetched
 
     CancelSend                        raised by a ``pre_send`` receiver; never escapes ``send()``
 
@@ -194,6 +195,13 @@ class WebhookRejected(MailESPError):
     """A webhook is not authentic: the credential or signature is missing, wrong or stale.
 
     Raised by an ESP's ``verify``; the view answers 401 and parses nothing.
+    """
+
+
+class FetchError(MailESPError):
+    """What a webhook speaks of could not be fetched from the ESP (yet).
+
+    Never escapes the view: it is logged, and the ESP is asked to post the webhook again.
     """
 
 

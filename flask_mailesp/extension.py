@@ -14,10 +14,12 @@ from . import config, signals
 from .delivery import Mailer, deliver, must_raise
 from .esp import Esp, Settings
 from .exceptions import CancelSend, ConfigurationError
+from .fetching import Fetcher, Fetches
 from .message import Message
 from .records import field, record
 from .registry import load_esp, require_esp
 from .results import Outcome, Recipients, SendResult
+from .tokens import TokenMemory
 from .transport import Transport
 from .views import WebhookLog, blueprint
 
@@ -40,6 +42,8 @@ class State:
         self.mailers: dict[str, Mailer] = {}
         self.hooks: dict[str, tuple[Esp, Settings]] = {}
         self.webhook_log = WebhookLog()
+        self.fetcher = Fetcher()
+        self.tokens = TokenMemory()
         self.mailbox: MountedMailbox | None = None
 
     def mailer(self, name: str | None) -> Mailer:
@@ -63,6 +67,11 @@ class State:
                 return None  # not kept: strangers choose these names
             self.hooks[esp_key] = esp, config.esp_settings(self.lookup, esp, sending=False)
         return self.hooks[esp_key]
+
+    def transport_of(self, esp: Esp) -> Fetches:
+        """Return what an ESP's webhooks are completed through: as its mail is sent."""
+        own = (mailer.transport for mailer in self.mailers.values() if mailer.esp.key == esp.key)
+        return next(own, self.transport)
 
     def __repr__(self) -> str:
         return f"<State: mailers {', '.join(self.mailers)}>"
@@ -223,7 +232,9 @@ def _read(app: Flask) -> State:
         state.mailbox = mailbox
         for name, (place, own, esp) in specs.items():
             state.mailers[name] = _mailer(state, name, place, own, esp)
-        config.check_keys(lookup, [mailer.esp for mailer in state.mailers.values()])
+        in_use = [mailer.esp for mailer in state.mailers.values()]
+        for esp in config.check_keys(lookup, in_use):
+            state.hooks.setdefault(esp.key, (esp, config.esp_settings(lookup, esp, sending=False)))
     except BaseException:
         if mailbox is not None:
             mailbox.stop()

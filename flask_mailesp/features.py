@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from .esp import Feature
-from .message import PreparedMessage
+from .message import Alternative, PreparedMessage
 from .records import replace
 
 Changes = dict[str, Any]
@@ -33,10 +33,18 @@ def _non_ascii_mailbox(message: PreparedMessage) -> bool:
     return not all(address.addr_spec.isascii() for address in addresses)
 
 
+AMP_TYPE = "text/x-amp-html"  # https://amp.dev/documentation/guides-and-tutorials/email/
+
+
+def _is_amp(item: Alternative) -> bool:
+    return item.content_type.partition(";")[0].strip().lower() == AMP_TYPE
+
+
 _ASKS: dict[Feature, Callable[[PreparedMessage], bool]] = {
     Feature.ATTACHMENTS: _attachments,
     Feature.INLINE_IMAGES: _inline_images,
-    Feature.ALTERNATIVES: lambda m: bool(m.alternatives),
+    Feature.AMP: lambda m: any(map(_is_amp, m.alternatives)),
+    Feature.ALTERNATIVES: lambda m: not all(map(_is_amp, m.alternatives)),
     Feature.HEADERS: lambda m: bool(m.headers),
     Feature.MANY_REPLY_TO: lambda m: len(m.reply_to) > 1,
     Feature.NO_TO: lambda m: not m.to,
@@ -68,7 +76,10 @@ _WITHOUT: dict[Feature, Callable[[PreparedMessage], Changes]] = {
     Feature.INLINE_IMAGES: lambda m: {
         "attachments": tuple(item for item in m.attachments if not item.is_inline)
     },
-    Feature.ALTERNATIVES: lambda m: {"alternatives": ()},
+    Feature.AMP: lambda m: {
+        "alternatives": tuple(item for item in m.alternatives if not _is_amp(item))
+    },
+    Feature.ALTERNATIVES: lambda m: {"alternatives": tuple(filter(_is_amp, m.alternatives))},
     Feature.HEADERS: lambda m: {"headers": ()},
     Feature.MANY_REPLY_TO: lambda m: {"reply_to": m.reply_to[:1]},
     Feature.ENVELOPE_SENDER: lambda m: {"envelope_sender": None},

@@ -28,7 +28,8 @@ import threading
 import weakref
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from http.client import HTTPException, HTTPResponse, RemoteDisconnected
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,12 +96,32 @@ class Transport:
         SendUncertainError where something did and no answer was understood. Neither
         carries the library's own error, whose frames and texts hold credentials.
         """
-        outcome = self._attempt(request)
+        outcome = self._attempt(request, _Clock(self._limits))
         if isinstance(outcome, HttpResponse):
             return outcome
         try:
             raise outcome
         finally:  # some log the locals of frames, and the request's repr shows its URL
+            del request, outcome
+
+    def fetch(
+        self, request: HttpRequest, *, max_bytes: int, public: bool = False, seconds: float = 10.0
+    ) -> HttpResponse:
+        """Send a request for what a webhook speaks of; return the answer, whatever its status.
+
+        ``max_bytes`` and ``seconds`` bound the answer and the whole exchange. With ``public``
+        the URL is a stranger's: it must be https, and every address that its host resolves
+        to a public one (no other service of this machine or network may be reached by it).
+        Raises as `send` does.
+        """
+        connect, total, _ = self._limits
+        limits = _Limits(min(connect, seconds), min(total, seconds), max_bytes)
+        outcome = self._attempt(request, _Clock(limits, public=public))
+        if isinstance(outcome, HttpResponse):
+            return outcome
+        try:
+            raise outcome
+        finally:
             del request, outcome
 
     def close(self) -> None:
@@ -114,10 +135,9 @@ class Transport:
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("A Transport holds connections and cannot be pickled.")
 
-    def _attempt(self, request: HttpRequest) -> HttpResponse | MailESPError:
+    def _attempt(self, request: HttpRequest, clock: _Clock) -> HttpResponse | MailESPError:
         process = self._here()
-        adapter = process.take()
-        clock = _Clock(self._limits)
+        adapter = process.take(fresh=clock.public)
         outcome: HttpResponse | MailESPError
         try:
             outcome = adapter.exchange(request, clock)
@@ -128,7 +148,10 @@ class Transport:
         except BaseException:
             adapter.close()
             raise
-        process.give_back(adapter)
+        if clock.public:  # a connection to a stranger's host is for one exchange
+            adapter.close()
+        else:
+            process.give_back(adapter)
         return outcome
 
     def _here(self) -> _Process:
@@ -155,11 +178,12 @@ class _Limits(NamedTuple):
 class _Clock:
     """One send: when it must end, and whether anything of the request has gone out."""
 
-    __slots__ = ("_deadline", "_until", "began", "limits", "via")
+    __slots__ = ("_deadline", "_until", "began", "limits", "public", "via")
 
-    def __init__(self, limits: _Limits) -> None:
+    def __init__(self, limits: _Limits, *, public: bool = False) -> None:
         now = monotonic()
         self.limits = limits
+        self.public = public
         self._deadline = now + limits.total
         self._until = now + limits.connect
         self.began = False
@@ -205,13 +229,13 @@ class _Process:
         self._kit: _Kit | None = None
         weakref.finalize(self, _close_all, self.idle)
 
-    def take(self) -> _Adapter:
+    def take(self, *, fresh: bool = False) -> _Adapter:
         """Take the adapter used last (its connection is the warmest), or make one."""
-        try:
-            return self.idle.pop()
-        except IndexError:
-            kit = self._made()
-            return kit.adapter(kit)
+        if not fresh:
+            with suppress(IndexError):
+                return self.idle.pop()
+        kit = self._made()
+        return kit.adapter(kit)
 
     def give_back(self, adapter: _Adapter) -> None:
         if len(self.idle) < _MAX_IDLE_ADAPTERS:
@@ -339,6 +363,50 @@ def _checked(url: str) -> Url:
         raise _Unsendable("its URL is malformed") from None
 
 
+def _check_public(addresses: Iterable[object]) -> None:
+    """Refuse a host of which any address is not public. Raises _Unsendable.
+
+    The addresses are those that are then connected to: none is looked up a second time.
+    """
+    if not all(map(_is_public, addresses)):
+        raise _Unsendable("its host is not a public one")
+
+
+def _check_name(host: str) -> None:
+    """The same for a host that a proxy will look up: what the name alone can tell."""
+    import ipaddress
+
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
+        raise _Unsendable("its host is not a public one")
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return
+    _check_public([name])
+
+
+def _is_public(address: object) -> bool:
+    """Tell whether an IP address is one of the public internet's (RFC 6890).
+
+    An address inside which an IPv4 address stands is judged by that one.
+    """
+    import ipaddress
+
+    try:
+        found = ipaddress.ip_address(str(address).partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
+        if found in ipaddress.ip_network("64:ff9b::/96") or int(found) < 1 << 32:
+            # NAT64 (RFC 6052) and what was IPv4-compatible (RFC 4291 section 2.5.5.1)
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+    return found.is_global and not found.is_multicast
+
+
 def _port(url: Url) -> int:
     return url.port or (443 if url.scheme == "https" else 80)
 
@@ -380,6 +448,8 @@ class _Adapter(HTTPAdapter):
 
     def exchange(self, request: HttpRequest, clock: _Clock) -> HttpResponse:
         """Send one request and read its answer."""
+        if clock.public and not request.url.startswith("https://"):
+            raise _Unsendable("its URL is not https")
         self._destination = self._destinations.get(request.url) or self._find(request.url)
         line, target, host = self._destination
         headers = _headers(request, host, self.kit.agent)
@@ -456,6 +526,7 @@ class _Line:
         self.added_headers = proxy_headers if forwarded else {}
         self._tunnel = (host, port, proxy_headers) if proxy and not forwarded else None
         self._owner = owner
+        self._host = host
         self._connection = owner.kit.connection(scheme, host, port, proxy)
         self._used = 0.0  # when an answer was last read, by the monotonic clock
         self._whole = False  # whether the request has gone out to its end
@@ -475,6 +546,8 @@ class _Line:
     def _connect(self, connection: _Connection, clock: _Clock) -> None:
         """Make sure that the connection stands, and that the server has not closed it."""
         connection.clock = clock
+        if clock.public and connection.proxy is not None:
+            _check_name(self._host)
         if connection.sock is not None:
             if monotonic() - self._used < _MAX_IDLE_SECONDS and connection.is_connected:
                 return
@@ -515,6 +588,8 @@ class _Connection(HTTPConnection):
         """Connect to the first address that answers, each having its share of the time."""
         sys.audit("http.client.connect", self, self.host, self.port)
         found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        if self.clock.public and self.proxy is None:
+            _check_public(address[0] for *_, address in found)
         for untried, (*kind, _, address) in zip(range(len(found), 0, -1), found, strict=True):
             try:
                 return self._open(kind, address, self.clock.left() / untried)

@@ -18,9 +18,9 @@ from flask import Blueprint, Flask, Request, Response, abort, current_app, reque
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from . import signals
-from .esp import Esp, Settings, Webhook, WebhookRequest
+from .esp import Esp, Fetch, Settings, Webhook, WebhookRequest
 from .events import EventType, InboundEvent, TrackingEvent
-from .exceptions import ConfigurationError, WebhookRejected
+from .exceptions import ConfigurationError, FetchError, WebhookRejected
 from .registry import load_esp
 
 if TYPE_CHECKING:
@@ -83,13 +83,22 @@ def receive(esp_key: str, kind: Kind) -> Response:
         abort(404)
     esp, settings = hook
     hook_request = WebhookRequest(EnvironHeaders(request.environ), request.get_data())
-    reason = _why_not(state, webhook, hook_request, settings)
-    if reason is not None:
-        return _reject(state, esp.name, reason)
-    events = _parse(esp, webhook, hook_request, settings)
+    try:
+        reason = _why_not(state, esp, webhook, hook_request, settings)
+        if reason is not None:
+            return _reject(state, esp.name, reason)
+        events = _parse(state, esp, webhook, hook_request, settings)
+    except FetchError as error:
+        state.webhook_log.put_off(esp.name, str(error))
+        return _again(webhook)
     delivered = [_emit(app, state, esp, event, kind) for event in events]
     if all(delivered):
         return Response("OK\n", 200, content_type="text/plain")
+    return _again(webhook)
+
+
+def _again(webhook: Webhook) -> Response:
+    """Ask the ESP to post the webhook once more, later."""
     return Response("Try again later.\n", webhook.retry_status, content_type="text/plain")
 
 
@@ -127,11 +136,19 @@ class EnvironHeaders:
 
 
 def _why_not(
-    state: State, webhook: Webhook, hook_request: WebhookRequest, settings: Settings
+    state: State, esp: Esp, webhook: Webhook, hook_request: WebhookRequest, settings: Settings
 ) -> str | None:
-    """Return why a webhook is not authentic, or None if it is."""
+    """Return why a webhook is not authentic, or None if it is. Raises FetchError."""
+    now = datetime.now(timezone.utc)
     try:
-        webhook.verify(hook_request, settings, datetime.now(timezone.utc))
+        fetch = webhook.verify(hook_request, settings, now)
+        if fetch is not None:
+            state.fetcher.begin(state.transport_of(esp), settings, now).verify(fetch)
+        once = webhook.once(hook_request, settings) if webhook.once else None
+        if once is not None and not state.tokens.accepts(esp.name, once):
+            return "its token came before, with another content."
+    except FetchError:
+        raise
     except WebhookRejected as error:
         return str(error)
     except ConfigurationError as error:
@@ -148,11 +165,16 @@ def _reject(state: State, esp_name: str, reason: str) -> Response:
 
 
 def _parse(
-    esp: Esp, webhook: Webhook, hook_request: WebhookRequest, settings: Settings
+    state: State, esp: Esp, webhook: Webhook, hook_request: WebhookRequest, settings: Settings
 ) -> Sequence[Event]:
-    """Parse; whatever goes wrong in there, the data arrives as an unknown event."""
+    """Parse, and fetch what is missing. Raises FetchError.
+
+    Whatever else goes wrong in there, the data arrives as an unknown event.
+    """
     try:
-        events = webhook.parse(hook_request, settings)
+        events = _complete(state, esp, webhook.parse(hook_request, settings), settings)
+    except FetchError:
+        raise
     except Exception:
         logger.exception("A webhook of %s could not be read; it is an unknown event.", esp.name)
         digest = sha256(hook_request.body).hexdigest()
@@ -162,6 +184,16 @@ def _parse(
             size = len(hook_request.body)
             logger.warning("A webhook of %s is not readable (%d bytes).", esp.name, size)
     return events
+
+
+def _complete(
+    state: State, esp: Esp, found: Sequence[Event | Fetch], settings: Settings
+) -> Sequence[Event]:
+    """Replace each fetch by the events it leads to; most webhooks bring all there is."""
+    if not any(isinstance(item, Fetch) for item in found):
+        return found  # type: ignore[return-value]
+    errand = state.fetcher.begin(state.transport_of(esp), settings, datetime.now(timezone.utc))
+    return errand.events(found)
 
 
 def _emit(app: Flask, state: State, esp: Esp, event: Event, kind: Kind) -> bool:
@@ -197,14 +229,21 @@ class WebhookLog:
 
     def rejected(self, esp_name: str, reason: str) -> None:
         """Log a rejected webhook, at most once in ten seconds for each ESP."""
+        self._seldom(esp_name, esp_name, "rejected", reason)
+
+    def put_off(self, esp_name: str, reason: str) -> None:
+        """Log a webhook that the ESP must post again, as seldom."""
+        self._seldom(f"{esp_name} put off", esp_name, "put off", reason)
+
+    def _seldom(self, key: str, esp_name: str, what: str, reason: str) -> None:
         now = time.monotonic()
-        if now < self._next.get(esp_name, 0.0):
-            self._silent[esp_name] += 1
+        if now < self._next.get(key, 0.0):
+            self._silent[key] += 1
             return
-        self._next[esp_name] = now + _LOG_EVERY
-        silent = self._silent.pop(esp_name, 0)
+        self._next[key] = now + _LOG_EVERY
+        silent = self._silent.pop(key, 0)
         more = f" ({silent} more since the last such line)" if silent else ""
-        logger.warning("A webhook of %s was rejected: %s%s", esp_name, reason, more)
+        logger.warning("A webhook of %s was %s: %s%s", esp_name, what, reason, more)
 
     def misplaced(self, esp_name: str, kind: Kind) -> None:
         """Log, once for each, that a webhook came to the other kind's URL."""

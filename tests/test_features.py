@@ -25,6 +25,7 @@ ASKS: list[tuple[dict[str, Any], set[Feature]]] = [
     ({"attachments": (IMAGE,)}, {Feature.INLINE_IMAGES}),
     ({"attachments": (IMAGE, FILE)}, {Feature.INLINE_IMAGES, Feature.ATTACHMENTS}),
     ({"alternatives": (Alternative("x", "text/calendar"),)}, {Feature.ALTERNATIVES}),
+    ({"alternatives": (Alternative("x", "Text/X-AMP-html; charset=utf-8"),)}, {Feature.AMP}),
     ({"headers": (("X-A", "1"),)}, {Feature.HEADERS}),
     ({"reply_to": (ME, YOU)}, {Feature.MANY_REPLY_TO}),
     ({"to": (), "cc": (YOU,)}, {Feature.NO_TO}),

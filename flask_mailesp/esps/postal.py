@@ -169,6 +169,7 @@ SUPPORTS = frozenset(
     {
         Feature.ATTACHMENTS,
         Feature.INLINE_IMAGES,
+        Feature.AMP,
         Feature.ALTERNATIVES,
         Feature.HEADERS,
         Feature.MANY_REPLY_TO,
