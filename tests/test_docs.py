@@ -25,7 +25,7 @@ PAGES = [
 ]
 ESPS = all_esps()
 PLACEHOLDERS = frozenset({"KEY"})  # MAILESP_KEY: any key
-INVENTED_ESP = "EXAMPLE_"  # the ESP that the contract's page adds
+INVENTED_ESP = "EXAMPLE_"  # the ESP that the guide to adding one adds
 
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
