@@ -200,7 +200,7 @@ def is_unencoded(encoding: str) -> bool:
 class Body:
     """Some bytes of a source and how they are encoded, decoded only when asked."""
 
-    source: bytes | str
+    source: bytes | memoryview | str
     encoding: str = ""
     start: int = 0
     end: int | None = None
@@ -218,4 +218,5 @@ class Body:
 
     def __reduce__(self) -> tuple[type[Body], tuple[bytes | str, str]]:
         """Pickle these bytes only, not the mail around them."""
-        return Body, (self.source[self.start : self.end], self.encoding)
+        source = self.source[self.start : self.end]
+        return Body, (source if isinstance(source, str) else bytes(source), self.encoding)

@@ -129,7 +129,7 @@ class InboundAttachment(_Lazy):
     @classmethod
     def from_bytes(
         cls,
-        data: bytes,
+        data: bytes | memoryview,
         *,
         filename: str = "",
         content_type: str = "",
@@ -137,7 +137,10 @@ class InboundAttachment(_Lazy):
         disposition: Literal["attachment", "inline"] = "attachment",
         charset: str | None = None,
     ) -> InboundAttachment:
-        """Make an attachment of decoded data. ``content_type`` may carry parameters."""
+        """Make an attachment of decoded data. ``content_type`` may carry parameters.
+
+        A view is not copied until ``data`` is read, and keeps what it is a view of.
+        """
         return cls._of(Body(data), filename, content_type, content_id, disposition, charset)
 
     @classmethod
