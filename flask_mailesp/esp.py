@@ -163,6 +163,11 @@ class Settings(Mapping[str, Any]):
             raise ConfigurationError(self._missing.get(name, f"{name} is not set."))
         return value
 
+    def changed(self, values: Mapping[str, Any]) -> Settings:
+        """Return a copy in which some settings have other values."""
+        whole = {**self._values, **values}
+        return Settings(whole, secret=self._secret, missing=self._missing)
+
     def secrets(self) -> tuple[str, ...]:
         """Every secret string, for blotting out of what an ESP echoes."""
         found = (self._values.get(name) for name in self._secret)

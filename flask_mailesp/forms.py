@@ -18,7 +18,7 @@ import binascii
 import io
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -140,17 +140,20 @@ class Form:
         """Return the first file of that name, or None."""
         return next((file for file in self.files if file.name == name), None)
 
-    def digest(self) -> bytes:
-        """Return the SHA-256 of all fields and files, each with its length, as decoded.
+    def digest(self, *, without: Container[str] = (), whole_files: bool = True) -> bytes:
+        """Return the SHA-256 of names, values and files as decoded, each with its length.
 
-        Equal for two posts of one form, whose boundaries may differ.
+        Equal for two posts of one form, whose boundaries may differ. Leave out, ``without``,
+        the fields that differ from post to post. Where ``whole_files`` is False, sizes stand
+        for the files: enough to tell mails apart, not to bind a signature to.
         """
         total = sha256()
         for name, value in self._values:
-            _add(total, b"field", name.encode(), value.data)
+            if name not in without:
+                _add(total, b"field", name.encode(), value.data)
         for file in self.files:
             names = (file.name.encode(), file.filename.encode(), file.content_type.encode())
-            _add(total, b"file", *names, file.data)
+            _add(total, b"file", *names, file.data if whole_files else b"%d" % len(file.data))
         return total.digest()
 
     def _named(self, name: str) -> Iterator[_Value]:
@@ -171,7 +174,17 @@ def read_form(request: WebhookRequest) -> Form:
 
     In a multipart form, a part whose disposition names a file, even with an empty name, is a
     file. A transfer encoding is not undone: forms have had none since RFC 7578 (section 4.7).
+
+    A request's form is read once, however often it is asked for: to verify it, to parse it.
     """
+    kept = vars(request)  # the record is frozen, so what was read of it stays true
+    if "_form" not in kept:
+        kept["_form"] = _read(request)
+    form: Form = kept["_form"]
+    return form
+
+
+def _read(request: WebhookRequest) -> Form:
     form = Form()
     given = request.headers.get("Content-Type") or ""
     if request.content_type == URLENCODED:
@@ -231,6 +244,8 @@ class _Escapes:
         return decoded.getvalue()
 
     def _undone(self, chunk: bytes) -> bytes:
+        if b"%" not in chunk:
+            return chunk.replace(b"+", b" ")
         chunk, broken = _BROKEN_ESCAPE.subn(b"%25", chunk)
         self._broken_left -= broken
         return binascii.a2b_qp(chunk.replace(b"=", b"%3D").translate(_AS_QUOTED_PRINTABLE))
