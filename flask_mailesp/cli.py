@@ -583,11 +583,10 @@ def simulator(
     """Run the ESPs' side on this machine, for development. Ends with Ctrl-C."""
     from importlib import import_module
 
-    from .registry import BUILT_IN
     from .terminal import Misuse, Trouble
 
     program = import_module("flask_mailesp.simulator.program")
-    chosen, lines = tuple(esps) or BUILT_IN, Lines()
+    chosen, lines = tuple(esps) or program.names(), Lines()
     code: int = program.run(
         host=host,
         port=port,

@@ -30,7 +30,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.message import EmailMessage
-from functools import cache
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -44,25 +43,33 @@ from werkzeug.test import Client
 from . import extraction, signals
 from .address import Address, parse_address
 from .delivery import Mailer
-from .esp import Call, Esp, HttpRequest, HttpResponse, Secret, Settings
+from .esp import (
+    Call,
+    Esp,
+    HttpRequest,
+    HttpResponse,
+    Reading,
+    Secret,
+    SecretBytes,
+    Settings,
+)
 from .exceptions import InvalidAddressError, MailESPError, NotSentError, SendUncertainError
 from .extension import State
+from .fetching import Fetches
 from .message import Alternative, Attachment, Message, PreparedMessage, as_attachment
+from .pointing import pointed
 from .results import Outcome, RecipientStatus, SendResult
 from .simulator import Delivery, Simulator, hooks
 from .simulator.mime import Mail
 from .simulator.records import Post
 from .simulator.server import ConnectionDropped
-from .simulator.signing import new_key
 from .wire import parse_json
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# What the simulator takes for a credential. The app's own ones are kept out of it.
-CREDENTIALS = {"postmark": "POSTMARK-SIMULATOR-TOKEN", "postal": "PostalSimulatorKey000001"}
-# The key that signs an ESP's webhooks, in the form that its WEBHOOK_KEY setting takes.
-_SIGNING_KEYS: dict[str, Callable[[Simulator], Any]] = {"postal": lambda sim: sim.postal_jwks}
+# Where the simulator's APIs are; what is sent there never leaves this process.
+_BASE = "http://simulator.outbox.invalid"
 
 _MARK = "x-request-id"  # the answer's header that tells which exchange it belongs to
 _TAKEN = frozenset({Outcome.ACCEPTED, Outcome.PARTIAL})
@@ -106,6 +113,7 @@ class RecordedMessage:
     merge_global_data: Mapping[str, Any] | None
     merge_metadata: Mapping[str, Mapping[str, Any]] | None
     merge_headers: Mapping[str, Mapping[str, str]] | None
+    idempotency_key: str | None
     esp_extra: Mapping[str, Any]
     is_batch: bool
     app: Flask
@@ -215,10 +223,11 @@ class Outbox(Sequence[RecordedMessage]):
         self._failed: list[RecordedMessage] = []
         self._exchanges: dict[str, _Exchange] = {}
         self._apps: set[Flask] = set()
-        self._esps: set[str] = set()
         self._simulator: Simulator | None = None
         self._hosts: dict[str, tuple[Flask, str]] = {}
+        self._doors: dict[tuple[State, str], _Door] = {}
         until.enter_context(_posting(self._hosts))
+        until.enter_context(_fetching(self._doors))
 
     @property
     def failed(self) -> tuple[RecordedMessage, ...]:
@@ -284,9 +293,13 @@ class Outbox(Sequence[RecordedMessage]):
     def wired(self, mailer: Mailer) -> Mailer:
         """Return a mailer that sends to the simulator what this one would send to its ESP."""
         wire = _Wire(self, mailer)
-        build_many = wire.build_many if mailer.esp.build_many else None
-        esp = replace(mailer.esp, build=wire.build, build_many=build_many)
-        self._esps.add(esp.key)
+        esp = replace(
+            mailer.esp,
+            build=wire.build,
+            build_many=wire.build_many if mailer.esp.build_many else None,
+            read=wire.read,
+            sign=wire.sign if mailer.esp.sign else None,
+        )
         return replace(mailer, esp=esp, transport=wire)
 
     def see(self, app: Flask, **_: Any) -> None:
@@ -321,8 +334,7 @@ class Outbox(Sequence[RecordedMessage]):
         """The ESPs' side: add templates, suppress recipients, make requests fail."""
         with self._lock:
             if self._simulator is None:
-                key = _postal_key() if "postal" in self._esps else None
-                self._simulator = Simulator(auto=(), postal_private_key=key)
+                self._simulator = Simulator(auto=(), shared_keys=True)
                 self._until.callback(self._simulator.stop)
             return self._simulator
 
@@ -385,7 +397,6 @@ class Outbox(Sequence[RecordedMessage]):
         app = self._app(app)
         state: State = app.extensions["mailesp"]
         provider = _hook_esp(state, esp or state.mailers["default"].esp.key)
-        self._esps.add(provider.key)
         if mail is None:
             to = to or "inbox@example.com"
             files = [_as_file(item) for item in attachments]
@@ -420,6 +431,7 @@ class Outbox(Sequence[RecordedMessage]):
         host = f"{esp.key.replace('_', '-')}-{id(app)}-{id(simulator)}.outbox.invalid"
         if host not in self._hosts:
             self._hosts[host] = app, esp.key
+            self._doors[app.extensions["mailesp"], esp.key] = _Door(simulator)
             self._until.callback(_accept(app, esp, simulator))
         prefix = app.extensions["mailesp"].general.url_prefix
         url = f"http://{host}{prefix}/{esp.key}"
@@ -571,14 +583,37 @@ class _Wire:
         self._outbox = outbox
         self._mailer = mailer
         self._built: dict[int, tuple[HttpRequest, list[PreparedMessage]]] = {}
+        self._pointed: Settings | None = None
+
+    def _settings(self, own: Settings) -> Settings:
+        """Return the simulator's settings instead of the app's own, which are kept out of it.
+
+        Read late: what is signed with may take a while to make.
+        """
+        if isinstance(self._mailer.transport, _Wire):
+            return own  # the inner one does this
+        if self._pointed is None:
+            self._pointed = pointed(self._mailer.esp, own, _given(self.simulator, self._mailer.esp))
+        return self._pointed
 
     def build(self, message: PreparedMessage, settings: Settings) -> Iterable[Call]:
-        return self._noting(self._mailer.esp.build(message, settings), [message])
+        return self._noting(self._mailer.esp.build(message, self._settings(settings)), [message])
 
     def build_many(self, messages: Sequence[PreparedMessage], settings: Settings) -> Iterable[Call]:
         build_many = self._mailer.esp.build_many
         assert build_many is not None  # noqa: S101 - else this is not asked for
-        return self._noting(build_many(messages, settings), messages)
+        return self._noting(build_many(messages, self._settings(settings)), messages)
+
+    def sign(self, request: HttpRequest, settings: Settings, now: datetime) -> HttpRequest:
+        sign = self._mailer.esp.sign
+        assert sign is not None  # noqa: S101 - else this is not asked for
+        signed = sign(request, self._settings(settings), now)
+        if id(request) in self._built:  # of whose build notes were taken
+            self._built[id(signed)] = signed, self._built.pop(id(request))[1]
+        return signed
+
+    def read(self, call: Call, response: HttpResponse, settings: Settings) -> Sequence[Reading]:
+        return self._mailer.esp.read(call, response, self._settings(settings))
 
     def _noting(self, calls: Iterable[Call], messages: Sequence[PreparedMessage]) -> Iterator[Call]:
         kept: list[PreparedMessage] = []
@@ -605,13 +640,17 @@ class _Wire:
         self._outbox.note(response.headers[_MARK], exchange)
         return response
 
+    def fetch(self, request: HttpRequest, **_: Any) -> HttpResponse:
+        """Fetch nothing: see `_Door`."""
+        raise NotSentError("What has not been recorded cannot be fetched.")
+
     def _answer(self, request: HttpRequest) -> HttpResponse:
         inner = self._mailer.transport
         if isinstance(inner, _Wire):
             return inner.send(request)
         mark = f"recorded-{next(_marks)}"
         try:
-            return _ask(self.simulator, self._mailer, request, mark)
+            return _ask(self.simulator, self._mailer.esp, request, mark)
         except ConnectionDropped:
             raise SendUncertainError(
                 "The simulator cut the connection. The message may or may not have been sent.",
@@ -619,23 +658,46 @@ class _Wire:
             ) from None
 
 
-def _ask(simulator: Simulator, mailer: Mailer, request: HttpRequest, mark: str) -> HttpResponse:
-    """Have the simulator answer a request, with its own credential instead of the app's."""
-    key = mailer.esp.key
-    if key not in CREDENTIALS:
-        raise RuntimeError(f"The simulator does not speak {mailer.esp.name}; nothing was sent.")
-    path = request.url.removeprefix(mailer.settings["API_URL"])
+def _given(simulator: Simulator, esp: Esp) -> dict[str, Any]:
+    """Return the settings that point an app at the simulator."""
+    if esp.key not in simulator.esps:
+        raise RuntimeError(f"The simulator does not speak {esp.name}; nothing was sent.")
+    return simulator.settings(esp.key, f"{_BASE}/{esp.key}")
+
+
+def _ask(simulator: Simulator, esp: Esp, request: HttpRequest, mark: str) -> HttpResponse:
+    """Have the simulator answer a request.
+
+    A credential that is the message's own is replaced by the simulator's, too.
+    """
+    accepted = {
+        name.lower(): value for name, value in simulator.side(esp.key).credentials().items()
+    }
     headers = {
-        name: CREDENTIALS[key] if isinstance(value, Secret) else value
+        name: accepted.get(name.lower(), value) if isinstance(value, Secret) else value
         for name, value in request.headers.items()
     }
+    return _call_simulator(simulator, replace(request, headers=headers), {_MARK: mark})
+
+
+def _call_simulator(
+    simulator: Simulator, request: HttpRequest, more: Mapping[str, str]
+) -> HttpResponse:
+    """Have the simulator answer a request to one of its URLs; add some headers to the answer."""
+    parts = urlsplit(request.url)
+    if not request.url.startswith(f"{_BASE}/"):
+        raise RuntimeError(f"Nothing is sent to {parts.hostname} while messages are recorded.")
     answer = Client(simulator).open(
-        f"/{key}{path}", method=request.method, data=_bytes(request), headers=headers
+        f"{parts.path}?{parts.query}" if parts.query else parts.path,
+        base_url=_BASE,
+        method=request.method,
+        data=_bytes(request),
+        headers=dict(request.headers),
     )
     body = answer.get_data()
     promised = answer.content_length or 0
     known = {name.lower(): value for name, value in answer.headers.items()}
-    return HttpResponse(answer.status_code, known | {_MARK: mark}, body, len(body) >= promised)
+    return HttpResponse(answer.status_code, {**known, **more}, body, len(body) >= promised)
 
 
 def _bytes(request: HttpRequest) -> bytes:
@@ -688,25 +750,57 @@ def _accept(app: Flask, esp: Esp, simulator: Simulator) -> Callable[[], None]:
     """Have an app accept the simulator's webhooks; return what ends that.
 
     Its own credentials are used where they are set, and random ones where they are not. Where
-    the ESP signs, the simulator's key is accepted beside the app's own.
+    the ESP signs, the simulator's key is accepted beside the app's own. What a webhook does
+    not bring is fetched from the simulator.
     """
     state: State = app.extensions["mailesp"]
     before = state.hook(esp.key)
     assert before is not None  # noqa: S101 - the app sends through this ESP, or names it
-    values = dict(before[1])
-    if esp.key in _SIGNING_KEYS:
-        (setting,) = [item for item in esp.settings if item.name == "WEBHOOK_KEY"]
-        assert setting.convert is not None  # noqa: S101 - a key is parsed
-        keys = setting.convert("the outbox", _SIGNING_KEYS[esp.key](simulator))
-        values["WEBHOOK_KEY"] = (*(values["WEBHOOK_KEY"] or ()), *keys)
-    elif values["WEBHOOK_SECRET"] is None:
-        values["WEBHOOK_SECRET"] = (f"outbox:{secrets.token_urlsafe(24)}".encode(),)
-    state.hooks[esp.key] = before[0], Settings(values)
+    settings = pointed(esp, before[1], _given(simulator, esp))
+    if settings["WEBHOOK_SECRET"] is None and not simulator.side(esp.key).signs:
+        secret = SecretBytes(f"outbox:{secrets.token_urlsafe(24)}".encode())
+        settings = settings.changed({"WEBHOOK_SECRET": (secret,)})
+    state.hooks[esp.key] = before[0], settings
 
     def restore() -> None:
         state.hooks[esp.key] = before
 
     return restore
+
+
+class _Door:
+    """Stands where an app's webhooks fetch what they do not bring: at the simulator's door."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+
+    def fetch(
+        self, request: HttpRequest, *, max_bytes: int, public: bool = False, seconds: float = 10.0
+    ) -> HttpResponse:
+        """Exchange one request, as `Transport.fetch` does."""
+        if not request.url.startswith(f"{_BASE}/"):
+            raise NotSentError(f"Nothing is fetched from {urlsplit(request.url).hostname} here.")
+        try:
+            answer = _call_simulator(self._simulator, request, {})
+        except ConnectionDropped:
+            raise SendUncertainError("The simulator cut the connection.") from None
+        whole = answer.complete and len(answer.body) <= max_bytes
+        return replace(answer, body=answer.body[:max_bytes], complete=whole)
+
+
+@contextmanager
+def _fetching(doors: Mapping[tuple[State, str], _Door]) -> Iterator[None]:
+    """Have the webhooks of some apps fetch from the simulator."""
+    original = State.transport_of
+
+    def transport_of(self: State, esp: Esp) -> Fetches:
+        return doors.get((self, esp.key)) or original(self, esp)
+
+    State.transport_of = transport_of  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        State.transport_of = original  # type: ignore[method-assign]
 
 
 def _hook_esp(state: State, name: str) -> Esp:
@@ -719,12 +813,6 @@ def _hook_esp(state: State, name: str) -> Esp:
 def _status(delivery: Delivery) -> int:
     """Return the app's answer to a webhook; 0 where a fault kept it from being posted."""
     return delivery.status or 0
-
-
-@cache
-def _postal_key() -> str:
-    """Make one key for the process: that takes longer than most tests."""
-    return new_key()
 
 
 # --- incoming mail ---------------------------------------------------------------------

@@ -8,8 +8,7 @@ receivers that run are the app's own.
 from __future__ import annotations
 
 import base64
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import policy
@@ -30,6 +29,7 @@ from .esp import Esp, SecretBytes, Settings
 from .events import InboundEvent, TrackingEvent
 from .extension import State
 from .message import Message
+from .pointing import pointed
 from .registry import BUILT_IN
 from .transport import Transport
 from .views import WebhookLog
@@ -76,13 +76,13 @@ def simulate(
     """
     esp, settings = _hook(state, esp_key)
     with _simulator(esp) as sim:
-        number = _checked_id(esp, message_id)
+        number = _checked_id(esp, sim.side(esp.key), message_id)
         with _stage(app, state, esp, settings, sim, "tracking") as stage:
-            sent = _send(sim, esp, _changed(esp, settings, **stage.settings), recipient)
-            details = _OWN_ID[esp.key](sent, event, number) if number else {}
+            sent = _send(sim, esp, pointed(esp, settings, stage.settings), recipient)
+            if number is not None:
+                sent = sim.side(esp.key).renamed(sent, number)
             try:
-                # emit() has a parameter named like one of Postal's fields: message.
-                delivery = sim.emit(sent, event, **details)
+                delivery = sim.emit(sent, event)
             except ValueError as error:
                 raise Unusable(_unreported(esp, sim, event)) from error
         return stage.outcome(delivery.status)
@@ -140,6 +140,8 @@ def _hook(state: State, esp_key: str) -> tuple[Esp, Settings]:
 def _simulator(esp: Esp) -> Iterator[Any]:
     """Yield a simulator that does nothing by itself. It is imported here and only here."""
     sim = import_module("flask_mailesp.simulator").Simulator(auto=())
+    if esp.key not in sim.esps:
+        raise Unusable(f"{esp.name} is not simulated. There is: {', '.join(sim.esps)}.")
     try:
         yield sim
     finally:
@@ -162,55 +164,10 @@ def _send(sim: Any, esp: Esp, settings: Settings, recipient: str) -> Any:
     return sim.messages[-1]
 
 
-def _changed(esp: Esp, settings: Settings, **changes: Any) -> Settings:
-    """Return a copy of an ESP's settings with some changed."""
-    secret = [setting.name for setting in esp.settings if setting.secret]
-    return Settings({**settings, **changes}, secret=secret)
-
-
-def _checked_id(esp: Esp, message_id: str | None) -> str | None:
-    if message_id is not None and not _ID_LOOKS[esp.key](message_id):
-        raise Unusable(f"{message_id!r} cannot be an id of {esp.name}: {_ID_WORDS[esp.key]}.")
+def _checked_id(esp: Esp, side: Any, message_id: str | None) -> str | None:
+    if message_id is not None and not side.is_id(message_id):
+        raise Unusable(f"{message_id!r} cannot be an id of {esp.name}: {side.ids}.")
     return message_id
-
-
-def _is_uuid(text: str) -> bool:
-    groups = [len(group) for group in text.split("-")]
-    return groups == [8, 4, 4, 4, 12] and not set(text.lower()) - set("0123456789abcdef-")
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 16
-
-
-def _postmark_id(sent: Any, event: str, number: str) -> dict[str, Any]:
-    return {"MessageID": number}
-
-
-def _postal_id(sent: Any, event: str, number: str) -> dict[str, Any]:
-    """Return the message object of Postal's payload, with another id."""
-    message = {
-        "id": int(number),
-        "token": "rehearsal0000000",
-        "direction": "outgoing",
-        "message_id": sent.message_id,
-        "to": sent.recipients[0],
-        "from": SENDER,
-        "subject": sent.subject,
-        "timestamp": time.time(),
-        "spam_status": "NotChecked",
-        "tag": None,
-    }
-    bounced = event in ("bounced", "MessageBounced")
-    return {"original_message" if bounced else "message": message}
-
-
-_ID_LOOKS: dict[str, Callable[[str], bool]] = {"postmark": _is_uuid, "postal": _is_number}
-_ID_WORDS = {"postmark": "it has UUIDs", "postal": "it has numbers"}
-_OWN_ID: dict[str, Callable[[Any, str, str], dict[str, Any]]] = {
-    "postmark": _postmark_id,
-    "postal": _postal_id,
-}
 
 
 # --- the app ---------------------------------------------------------------------------
@@ -241,7 +198,7 @@ class Stage:
     ``settings`` are those that would point the app at the simulator.
     """
 
-    def __init__(self, app: Flask, kind: Kind, path: str, settings: dict[str, str]) -> None:
+    def __init__(self, app: Flask, kind: Kind, path: str, settings: dict[str, Any]) -> None:
         signal = signals.tracking if kind == "tracking" else signals.inbound
         self.path, self.settings = path, settings
         self.receivers = len(list(signal.receivers_for(app)))
@@ -262,10 +219,11 @@ def _stage(
     app: Flask, state: State, esp: Esp, settings: Settings, sim: Any, kind: Kind
 ) -> Iterator[Stage]:
     """Serve the app and the simulator, and tell each about the other."""
-    program = import_module("flask_mailesp.simulator.program")
+    server = import_module("flask_mailesp.simulator").LocalServer
     path = hook_path(state, esp, kind)
-    stage = Stage(app, kind, path, program.settings(sim, sim.start(), esp.key))
-    site = program.LocalServer(Front(app, secret_of(settings)))
+    sim.start()
+    stage = Stage(app, kind, path, sim.settings(esp.key))
+    site = server(Front(app, secret_of(settings)))
     hooks: dict[str, Any] = {kind: site.url + path}
     sim.hook(esp.key, **hooks)
     try:
@@ -303,17 +261,12 @@ def _heard(app: Flask, state: State, stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def _trusted(state: State, esp: Esp, settings: Settings, stage: Stage) -> Iterator[None]:
-    """Add the simulator's key to those that sign the ESP's webhooks, for this moment.
+    """Have the simulator asked for what its webhooks do not bring, and believed where it signs.
 
-    Only where there are such keys: an app that cannot tell who posts must not be able to now.
+    That only where there are keys already: an app that cannot tell who posts must not be able
+    to for this moment.
     """
-    theirs = {
-        item.name: (*settings[item.name], *item.convert(item.name, stage.settings[item.name]))
-        for item in esp.settings
-        if item.convert and item.name in stage.settings and isinstance(settings[item.name], tuple)
-    }
-    if theirs:
-        state.hooks[esp.key] = esp, _changed(esp, settings, **theirs)
+    state.hooks[esp.key] = esp, pointed(esp, settings, stage.settings, only_where_set=True)
     try:
         yield
     finally:

@@ -12,9 +12,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
 from email.message import EmailMessage
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.wrappers import Request, Response
 
@@ -22,12 +21,9 @@ from . import control, faults, mime
 from .background import Background
 from .codec import make
 from .hooks import Poster
-from .postal import Postal
-from .postmark import Postmark
-from .postmark_templates import add_template
-from .records import Delivery, Fault, Hook, Inbound, Pending, Post, Refusal, SentMessage
-from .server import ConnectionDropped, LocalServer
-from .signing import Signer, new_key
+from .records import Delivery, Fault, Inbound, Pending, Post, Refusal, SentMessage
+from .server import MAX_BODY, ConnectionDropped, LocalServer
+from .side import EVENTS, Context, Side, Sides, by_key, names
 from .store import Faults, Store
 
 if TYPE_CHECKING:
@@ -35,42 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ESPS = ("postmark", "postal")
 POLL_SECONDS = 0.05  # how often to look what another process has done
-
-
-class Side(Protocol):
-    """What a provider's file offers to the simulator."""
-
-    def respond(self, request: Request, path: str) -> Response:
-        """Answer one API request; ``path`` is without the provider's prefix."""
-
-    def events(self) -> tuple[str, ...]:
-        """The normalised events its webhooks can report."""
-
-    def automatic(
-        self, message: SentMessage, events: Sequence[str]
-    ) -> list[tuple[str, str, dict[str, Any]]]:
-        """(event, recipient, details) that follow the acceptance of a message."""
-
-    def is_hooked(self, message: SentMessage, hook: Hook) -> bool:
-        """Whether events of that message are posted anywhere."""
-
-    def webhooks(
-        self,
-        message: SentMessage,
-        event: str,
-        recipient: str | None,
-        details: dict[str, Any],
-        hook: Hook,
-    ) -> list[Post]:
-        """Let an event happen, and return the requests it makes; the first is its own.
-
-        Without a hook it happens all the same, and nobody is told.
-        """
-
-    def inbound(self, mail: Inbound, hook: Hook) -> list[Post]:
-        """The requests an incoming mail makes; the first carries the mail."""
 
 
 class Simulator:
@@ -78,24 +39,27 @@ class Simulator:
 
     ``database`` is a file to remember everything in; other processes that open it see the
     same mailbox, hooks and faults. None keeps it in memory. ``keep`` is how many messages are
-    remembered. ``esps`` are the providers to speak.
+    remembered. ``esps`` are the providers to speak; None for all.
 
-    ``postmark_tokens`` and ``postal_keys`` are the accepted credentials. ``sender_domains``
-    None means that every From domain is verified; a set refuses others as the provider does.
-    ``auto`` names the events that follow an acceptance by themselves after ``delay`` seconds,
-    in a background thread (those a provider cannot report are left out); both can be changed
-    later, as the attributes ``auto`` and ``delay``. ``postmark_streams``
-    are the message streams that can send. ``postal_private_key`` (PEM, RSA) is the key
-    Postal signs with; without one, a 2048-bit key is made when it is first needed.
-    ``verify_webhooks`` makes Postmark probe the webhooks that are created through its API.
+    ``sender_domains`` None means that every From domain is verified; a set refuses others as
+    the provider does. ``auto`` names the events that follow an acceptance by themselves after
+    ``delay`` seconds, in a background thread (those a provider cannot report are left out);
+    both can be changed later, as the attributes ``auto`` and ``delay``. ``verify_webhooks``
+    has providers probe the webhooks that are created through their API. ``shared_keys`` has
+    all simulators of a process sign with the same keys, where they are not given: making an
+    RSA key takes longer than most tests.
+
+    ``options`` are those of a provider's own side, with its key in front: ``postmark_tokens``
+    and ``postal_keys`` are the accepted credentials, for example, ``postmark_streams`` the
+    message streams that can send, and ``postal_private_key`` (PEM, RSA) signs.
 
     A webhook that is not answered as the provider wants it is posted again on the provider's
     own schedule, in real time; ``time_scale`` (also an attribute) multiplies its waits: 0
     repeats at once. ``seed`` makes faults with a probability happen the same way each time.
 
     Raises ValueError if ``auto`` names an event no provider has or ``esps`` a provider it
-    does not speak, or for a negative ``time_scale``; `DatabaseError` if the database cannot
-    be used.
+    does not speak, or for a negative ``time_scale``; TypeError for an option that no provider
+    has; `DatabaseError` if the database cannot be used.
     """
 
     def __init__(
@@ -103,35 +67,24 @@ class Simulator:
         *,
         database: str | os.PathLike[str] | None = None,
         keep: int = 10_000,
-        esps: Iterable[str] = ESPS,
-        postmark_tokens: Iterable[str] = ("POSTMARK-SIMULATOR-TOKEN",),
-        postal_keys: Iterable[str] = ("PostalSimulatorKey000001",),
+        esps: Iterable[str] | None = None,
         sender_domains: Iterable[str] | None = None,
         auto: Sequence[str] = ("delivered",),
         delay: float = 0.0,
-        postmark_streams: Iterable[str] = ("outbound", "broadcast"),
-        postal_private_key: str | None = None,
         verify_webhooks: bool = False,
+        shared_keys: bool = False,
         time_scale: float = 1.0,
         seed: int | None = None,
+        **options: Any,
     ) -> None:
+        known = names()
+        own = by_key(options, known)
+        self.auto = _checked_auto(auto)
         domains = None if sender_domains is None else frozenset(d.lower() for d in sender_domains)
         self._store = Store(database, keep)
-        self._signer = Signer(postal_private_key or self._signing_key)
-        sides: dict[str, Side] = {
-            "postmark": Postmark(
-                self._store,
-                self._accepted,
-                postmark_tokens,
-                postmark_streams,
-                domains,
-                verify_webhooks,
-            ),
-            "postal": Postal(self._store, self._accepted, postal_keys, domains, self._signer),
-        }
-        self._sides = {esp: _known(sides, esp) for esp in esps}
-        self.auto = tuple(auto)
-        self._check_auto()
+        context = Context(self._store, self._accepted, domains, verify_webhooks, shared_keys)
+        spoken = known if esps is None else tuple(_checked(known, esp) for esp in esps)
+        self._sides = Sides(spoken, context, own)
         self.delay = delay
         self._background = Background(self._store.changed)
         self._chance = random.Random(seed)  # noqa: S311
@@ -142,17 +95,6 @@ class Simulator:
         self._now = threading.local()
         self._mounts: dict[str, WSGIApplication] = {}
         _simulators.add(self)
-
-    def _check_auto(self) -> None:
-        known = {event for side in self._sides.values() for event in side.events()}
-        unknown = [event for event in self.auto if event not in known]
-        if unknown:
-            raise ValueError(f"no provider reports {unknown[0]!r}; known: {sorted(known)}")
-
-    def _signing_key(self) -> str:
-        """One key for all processes that share the database."""
-        key: str = self._store.get_or_put("postal", "setting", "signing key", new_key)
-        return key
 
     @property
     def esps(self) -> tuple[str, ...]:
@@ -171,7 +113,7 @@ class Simulator:
     # -- the API --------------------------------------------------------------------------
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        request = Request(environ)
+        request = _request(environ)
         first, _, rest = request.path[1:].partition("/")
         if first in self._mounts and (first or not rest):
             return self._mounted(first, environ, start_response)
@@ -184,10 +126,10 @@ class Simulator:
 
         ``LocalServer(sim.provider("postmark"))`` serves it; stop that server yourself.
         """
-        self._side(esp)
+        self.side(esp)
 
         def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            request = Request(environ)
+            request = _request(environ)
             return self._respond(request, esp, request.path)(environ, start_response)
 
         return app
@@ -212,7 +154,10 @@ class Simulator:
             fault = self._fault_for(request, esp, path)
         except ValueError as error:
             return Response(f"{faults.HEADER}: {error}.", 400)
-        return self._serve(request, esp, path, fault or Fault())
+        try:
+            return self._serve(request, esp, path, fault or Fault())
+        finally:
+            request.close()  # the files of a form
 
     def _fault_for(self, request: Request, esp: str, path: str) -> Fault | None:
         """What a header asks for, else the first of the queue that is for this request."""
@@ -366,76 +311,102 @@ class Simulator:
         inbound: str | None = None,
         stream: str | None = None,
         **options: Any,
-    ) -> Hook:
+    ) -> Any:
         """Set where a provider posts; credentials in the URLs become the Basic header.
 
         Called again for the same provider (and message stream), it changes what is given.
-        ``stream`` limits a Postmark hook to one message stream; None serves all others.
+        ``stream`` limits the hook to one message stream, where the provider has those; None
+        serves all others. ``options`` are what else its console offers: the fields of its own
+        `Hook`, which is returned.
 
-        Options on Postmark: ``include_content`` (bounces carry their source),
-        ``subscription_changes`` (hard bounces and complaints are followed by the
-        SubscriptionChange they cause). On Postal: ``inbound_format`` "raw" or "hash",
-        ``inbound_encoding`` "json" or "form", ``strip_replies``, ``include_attachments``,
-        ``signatures`` (any of "sha1", "sha256"), ``incoming_events`` (an inbound mail is
-        also reported to the tracking hook, as a real Postal does).
+        What the provider posts at once (a probe, a subscription to confirm) follows in the
+        background, unless ``auto`` is empty: see `announce`.
         """
-        self._side(esp)
-        _check_choice("inbound_format", options, ("raw", "hash"))
-        _check_choice("inbound_encoding", options, ("json", "form"))
+        side = self.side(esp)
         given = options | {
             name: url for name, url in (("tracking", tracking), ("inbound", inbound)) if url
         }
         with self._lock:
-            hook = replace(self._hook(esp, stream) or Hook(), **given)
+            before = self._hook(esp, stream) or side.hook()
+            hook = replace(before, **given)
             self._store.put(esp, "hook", stream or "*", hook)
+        if self.auto:
+            for post in side.hooked(hook, before):
+                self._background.submit(
+                    self._sender(post), Pending(esp, post.event, post.message, 1, 0.0)
+                )
         return hook
 
+    def announce(self, esp: str, stream: str | None = None) -> list[Delivery]:
+        """Post now what the provider posts to a hook when it is set, and return what came of it.
+
+        Empty where it posts nothing then.
+        """
+        side = self.side(esp)
+        posts = side.hooked(self._hook_for(esp, stream), side.hook())
+        return [self._poster.send(post) for post in posts]
+
+    def _sender(self, post: Post) -> Callable[[], object]:
+        return lambda: self._poster.send(post)
+
+    def settings(self, esp: str, url: str | None = None) -> dict[str, Any]:
+        """What points an app at a provider here: names without ``MAILESP_<ESP>_``, and values.
+
+        The URL, the credentials, and what its webhooks are verified by. ``url`` is where the
+        provider's API is served: by default below the running server.
+
+        Raises RuntimeError if nothing runs and no ``url`` is given.
+        """
+        side = self.side(esp)
+        if url is None and self._server is None:
+            raise RuntimeError("this simulator does not run: start it, or give the url")
+        return side.settings(url or (self._server.url_for(esp) if self._server else ""))
+
     def suppress(self, esp: str, address: str, stream: str | None = None) -> None:
-        """Put an address on the suppression list (of one Postmark stream, or of all)."""
-        self._side(esp)
-        entry = {
-            "SuppressionReason": "ManualSuppression",
-            "Origin": "Customer",
-            "CreatedAt": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%f0Z}",
-        }
-        self._store.put(esp, "suppression", f"{stream or '*'} {address.lower()}", entry)
+        """Put an address on the suppression list (of one stream, where there are several)."""
+        self.side(esp).suppress(address, stream)
 
     def template(
         self,
         esp: str,
         *,
-        id: int | None = None,
+        id: int | str | None = None,
         alias: str | None = None,
         subject: str = "",
         text: str | None = None,
         html: str | None = None,
     ) -> None:
-        """Add a template, to be found by its id or its alias. Only Postmark has them."""
-        if esp != "postmark":
-            raise ValueError(f"{esp} has no templates")
-        value = {"Subject": subject, "TextBody": text, "HtmlBody": html}
-        add_template(self._store, value | {"Name": alias or f"Template {id}"}, id, alias)
+        """Add a template, to be found by its id, or by its alias where the provider has those.
+
+        Raises ValueError where it has no templates.
+        """
+        self.side(esp).template(id, alias, subject, text, html)
 
     @property
     def postal_public_key(self) -> str:
         """Postal's public key, PEM (SubjectPublicKeyInfo)."""
-        return self._signer.public_pem
+        return str(self._postal_signer.public_pem)
 
     @property
     def postal_dkim_record(self) -> str:
         """The same key as Postal prints it for the DNS."""
-        return self._signer.dkim_record
+        return str(self._postal_signer.dkim_record)
 
     @property
     def postal_jwks(self) -> dict[str, Any]:
         """The same key as a JSON Web Key Set."""
-        return self._signer.jwks
+        return dict(self._postal_signer.jwks)
+
+    @property
+    def _postal_signer(self) -> Any:
+        side: Any = self.side("postal")
+        return side.signer
 
     # -- webhooks -------------------------------------------------------------------------
 
     def events(self, esp: str) -> tuple[str, ...]:
         """The normalised events a provider can report."""
-        return self._side(esp).events()
+        return self.side(esp).events()
 
     def emit(
         self,
@@ -450,7 +421,7 @@ class Simulator:
         ``event`` is a normalised name of `events`, or the provider's own (``Bounce``,
         ``MessageBounced``). ``details`` are fields of the provider's own body and replace
         what stands there (``Type="Blocked"``, ``output="550 no"``); ``url`` and
-        ``user_agent`` work on both providers.
+        ``user_agent`` work on all providers.
 
         Raises ValueError for an event the provider cannot report, a message or a recipient
         it does not know; LookupError if no tracking hook is set.
@@ -470,7 +441,7 @@ class Simulator:
         self, message: SentMessage, event: str, recipient: str | None, details: dict[str, Any]
     ) -> Delivery:
         hook = self._hook_for(message.esp, message.stream)
-        side = self._side(message.esp)
+        side = self.side(message.esp)
         if not side.is_hooked(message, hook):
             raise LookupError(f"no tracking hook is set: call hook({message.esp!r}, tracking=...)")
         posts = side.webhooks(message, event, recipient, details, hook)
@@ -491,8 +462,8 @@ class Simulator:
         """Let a mail arrive for ``to`` and post it to the inbound hook.
 
         ``mail_from`` is the envelope sender: by default the address in From; None is the
-        null sender of bounces (``<>``). ``raw_email`` adds Postmark's RawEmail; ``spam``
-        is what the provider's filter found: (flag, score).
+        null sender of bounces (``<>``). ``raw_email`` adds the mail's source, where a provider
+        can give it beside what it has parsed; ``spam`` is what its filter found: (flag, score).
 
         Raises LookupError if no inbound hook is set.
         """
@@ -503,7 +474,7 @@ class Simulator:
         if mail_from == "":
             mail_from = next((address for _, address in mime.Mail(source).addresses("From")), "")
         mail = Inbound(source, to, mail_from, raw_email, spam)
-        return self._post_all(self._side(esp).inbound(mail, hook))
+        return self._post_all(self.side(esp).inbound(mail, hook))
 
     def compose(
         self,
@@ -523,7 +494,7 @@ class Simulator:
         ``attachments`` are (name, type, bytes), ``inline`` (content id, name, type, bytes).
         The mail is the same whichever provider it is to arrive at.
         """
-        self._side(esp)
+        self.side(esp)
         return mime.compose(
             from_=from_,
             to=to,
@@ -553,7 +524,7 @@ class Simulator:
 
     def _accepted(self, message: SentMessage) -> None:
         """Called by a side, before it answers: what follows is counted before it can."""
-        side = self._side(message.esp)
+        side = self.side(message.esp)
         fault = getattr(self._now, "webhook_fault", None)
         for event, recipient, details in side.automatic(message, self.auto):
             job = self._later(message, event, recipient, details, fault)
@@ -569,39 +540,50 @@ class Simulator:
     ) -> Callable[[], object]:
         def job() -> None:
             hook = self._hook_for(message.esp, message.stream)
-            posts = self._side(message.esp).webhooks(message, event, recipient, details, hook)
+            posts = self.side(message.esp).webhooks(message, event, recipient, details, hook)
             for post in posts:
                 self._poster.send(post, fault)
 
         return job
 
-    def _hook(self, esp: str, stream: str | None) -> Hook | None:
+    def _hook(self, esp: str, stream: str | None) -> Any:
         data = self._store.get(esp, "hook", stream or "*")
-        return None if data is None else make(Hook, data)
+        return None if data is None else make(self.side(esp).hook, data)
 
-    def _hook_for(self, esp: str, stream: str | None) -> Hook:
-        return (self._hook(esp, stream) if stream else None) or self._hook(esp, None) or Hook()
+    def _hook_for(self, esp: str, stream: str | None) -> Any:
+        found = (self._hook(esp, stream) if stream else None) or self._hook(esp, None)
+        return found or self.side(esp).hook()
 
-    def _side(self, esp: str) -> Side:
-        return _known(self._sides, esp)
+    def side(self, esp: str) -> Side:
+        """What stands for one provider. Raises ValueError for one that is not spoken."""
+        return self._sides[_checked(self._sides, esp)]
 
 
-def _known(sides: Mapping[str, Side], esp: str) -> Side:
-    if esp not in sides:
-        raise ValueError(f"the simulator speaks {', '.join(sides)}, not {esp!r}")
-    return sides[esp]
+def _checked(known: Iterable[str], esp: str) -> str:
+    if esp not in known:
+        raise ValueError(f"the simulator speaks {', '.join(known)}, not {esp!r}")
+    return esp
+
+
+def _checked_auto(auto: Iterable[str]) -> tuple[str, ...]:
+    events = tuple(auto)
+    unknown = [event for event in events if event not in EVENTS]
+    if unknown:
+        raise ValueError(f"no provider reports {unknown[0]!r}; known: {sorted(EVENTS)}")
+    return events
+
+
+def _request(environ: WSGIEnvironment) -> Request:
+    """A request whose forms may be as large as mail is."""
+    request = Request(environ)
+    request.max_form_memory_size = MAX_BODY
+    return request
 
 
 def _scale(value: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"the time scale is a number from 0 on, not {value!r}")
     return value
-
-
-def _check_choice(name: str, options: Mapping[str, Any], choices: tuple[str, ...]) -> None:
-    value = options.get(name, choices[0])
-    if value not in choices:
-        raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
 
 
 # -- fork -----------------------------------------------------------------------------------

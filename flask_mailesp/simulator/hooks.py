@@ -46,7 +46,8 @@ class Poster:
         schedule = request.schedule
         left = len(schedule.waits) - number + 1
         counted = {schedule.remaining: str(left)} if schedule.remaining else {}
-        delivery = post(replace(request, headers=request.headers | counted))
+        ready = signed(request)
+        delivery = post(replace(ready, headers=ready.headers | counted))
         delivery = replace(delivery, attempt=number, verdict=schedule.judge(delivery.status))
         if delivery.verdict == "retry" and left < 1:
             delivery = replace(delivery, verdict="exhausted")
@@ -89,7 +90,10 @@ class Poster:
     def _forge(self, request: Post, _fault: Fault) -> Delivery:
         """A forgery comes first: a receiver must not take it for the event itself."""
         url, _ = split_credentials(request.url)
-        forged = replace(request, url=url, headers=request.headers | forged_headers(request))
+        real = signed(request)
+        forged = replace(real, url=url, headers=real.headers | forged_headers(real))
+        if forged.forge is not None:
+            forged = forged.forge(forged)
         self._store.add_delivery(replace(post(forged), forged=True))
         return self.attempt(request)
 
@@ -110,6 +114,11 @@ def fits(request: Post) -> Callable[[Fault], bool]:
         return fault.webhook is not None and ours
 
     return fit
+
+
+def signed(request: Post) -> Post:
+    """The request as it goes out now."""
+    return request if request.sign is None else request.sign(request, datetime.now(timezone.utc))
 
 
 def forged_headers(request: Post) -> dict[str, str]:

@@ -46,6 +46,7 @@ from .app import Simulator
 from .mailbox_compare import Verdict, known_esps, verdicts
 from .mailbox_guard import Guard
 from .records import Delivery, SentMessage
+from .side import Side
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -83,7 +84,7 @@ def mailbox_app(
     known = known_esps() if esps is None else list(esps)
 
     def compare(message: SentMessage) -> Sequence[Verdict]:
-        return verdicts(message, known)
+        return verdicts(message, known, _side_of(simulator, message))
 
     guard = Guard(token, guards.hosts_of(hosts))
     return Mailbox(simulator, guard, _names(simulator, known), would_lose or compare)
@@ -134,6 +135,11 @@ def below(prefix: str, path: str) -> str | None:
 def _root(environ: WSGIEnvironment) -> str:
     root: str = environ.get("SCRIPT_NAME", "")
     return root.rstrip("/")
+
+
+def _side_of(simulator: Simulator, message: SentMessage) -> Side | None:
+    """Return what stands for a message's provider; a shared database may have others'."""
+    return simulator.side(message.esp) if message.esp in simulator.esps else None
 
 
 def _names(simulator: Simulator, esps: Iterable[Esp]) -> dict[str, str]:
@@ -372,12 +378,14 @@ class Mailbox:
         number = visit.request.args.get("delivery", 0, int)
         deliveries = self.simulator.deliveries
         raw = content.source(message)
+        side = _side_of(self.simulator, message)
         return visit.page(
             "message.html",
             status,
             message=message,
+            credentials=() if side is None else tuple(side.credentials()),
             name=self.names.get(message.esp, message.esp),
-            events=() if message.test else self.simulator.events(message.esp),
+            events=() if message.test or side is None else side.events(),
             raw=None if raw is None else raw.decode("utf-8", "replace"),
             verdicts=self.would_lose(message),
             delivery=_item(deliveries, number),

@@ -8,12 +8,11 @@ only the one copy is seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesParser
 from email.policy import compat32
-from typing import Any
 
 from flask_mailesp.esp import Esp, Feature
 from flask_mailesp.features import can_be_left_out
@@ -21,8 +20,9 @@ from flask_mailesp.registry import all_esps
 
 from .mime import bare
 from .records import SentMessage
+from .side import Side
 
-# What every mail has, or what a provider's own field becomes.
+# What every mail has.
 ORDINARY = frozenset(
     {
         "from",
@@ -39,7 +39,6 @@ ORDINARY = frozenset(
         "content-transfer-encoding",
         "content-disposition",
         "content-id",
-        "x-postal-tag",
     }
 )
 
@@ -63,9 +62,9 @@ class Verdict:
         return bool(self.refuses or self.loses)
 
 
-def verdicts(message: SentMessage, esps: Iterable[Esp]) -> list[Verdict]:
-    """Return what each of the providers, but the message's own, would refuse or lose."""
-    asked = features(message)
+def verdicts(message: SentMessage, esps: Iterable[Esp], own: Side | None) -> list[Verdict]:
+    """Return what each of the providers, but the message's ``own``, would refuse or lose."""
+    asked = features(message, own)
     return [_verdict(asked, esp) for esp in esps if esp.key != message.esp]
 
 
@@ -83,17 +82,15 @@ def known_esps() -> list[Esp]:
     return sorted(all_esps(), key=lambda esp: esp.name.lower())
 
 
-def features(message: SentMessage) -> list[Feature]:
-    """Return what a message asked for, as far as the provider can see it."""
+def features(message: SentMessage, own: Side | None) -> list[Feature]:
+    """Return what a message asked for, as far as its ``own`` provider can see it."""
     asked = {feature for feature, asks in _COMMON.items() if asks(message)}
+    if _own_headers(message, ORDINARY | (own.own_headers if own else frozenset())):
+        asked.add(Feature.HEADERS)
     if message.raw is not None:
         asked |= _in_source(message.raw)
-    elif isinstance(message.payload, Mapping):
-        asked |= {
-            feature
-            for feature, asks in _FIELDS.get(message.esp, {}).items()
-            if asks(message.payload)
-        }
+    if own is not None:
+        asked |= {Feature[name] for name in own.asks(message)}
     return [feature for feature in Feature if feature in asked]
 
 
@@ -107,40 +104,46 @@ def _non_ascii(message: SentMessage) -> bool:
     )
 
 
-def _own_headers(message: SentMessage) -> bool:
-    return any(name.lower() not in ORDINARY for name, _ in message.headers)
+def _own_headers(message: SentMessage, ordinary: frozenset[str]) -> bool:
+    return any(name.lower() not in ordinary for name, _ in message.headers)
+
+
+def _is_amp(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "text/x-amp-html"
 
 
 _COMMON: dict[Feature, Callable[[SentMessage], bool]] = {
     Feature.ATTACHMENTS: lambda m: any(not one.content_id for one in m.attachments),
     Feature.INLINE_IMAGES: lambda m: any(one.content_id for one in m.attachments),
-    Feature.HEADERS: _own_headers,
     Feature.MANY_REPLY_TO: lambda m: len(m.reply_to) > 1,
     Feature.NO_TO: lambda m: not m.to and m.raw is None,
     Feature.NON_ASCII_MAILBOX: _non_ascii,
     Feature.METADATA: lambda m: bool(m.metadata),
     Feature.TAGS: lambda m: bool(m.tag),
-}
-
-_FIELDS: dict[str, dict[Feature, Callable[[Mapping[str, Any]], bool]]] = {
-    "postmark": {
-        Feature.TRACK_CLICKS: lambda p: p.get("TrackLinks") is not None,
-        Feature.TRACK_OPENS: lambda p: p.get("TrackOpens") is not None,
-        Feature.TEMPLATES: lambda p: bool(p.get("TemplateId") or p.get("TemplateAlias")),
-        Feature.MERGE_GLOBAL_DATA: lambda p: bool(p.get("TemplateModel")),
-    },
+    Feature.MANY_TAGS: lambda m: len(m.tags) > 1,
+    Feature.TRACK_OPENS: lambda m: m.track_opens is not None,
+    Feature.TRACK_CLICKS: lambda m: m.track_clicks is not None,
+    Feature.SEND_AT: lambda m: m.send_at is not None,
+    Feature.TEMPLATES: lambda m: m.template is not None,
+    Feature.MERGE_GLOBAL_DATA: lambda m: bool(m.variables),
+    Feature.AMP: lambda m: any(_is_amp(kind) for kind, _ in m.alternatives),
+    Feature.ALTERNATIVES: lambda m: not all(_is_amp(kind) for kind, _ in m.alternatives),
 }
 
 
 def _in_source(raw: bytes) -> set[Feature]:
     """Return what only a mail's structure shows."""
     mail = BytesParser(policy=compat32).parsebytes(raw)
-    found = {Feature.ALTERNATIVES} if _has_alternatives(mail) else set()
-    return found | ({Feature.NO_TO} if not mail.get("To") else set())
+    found = {Feature.NO_TO} if not mail.get("To") else set()
+    return found | {_alternative(kind) for kind in _alternatives(mail)}
 
 
-def _has_alternatives(mail: Message) -> bool:
-    """Tell whether a reader is offered more than text and HTML, such as a calendar entry."""
+def _alternative(kind: str) -> Feature:
+    return Feature.AMP if _is_amp(kind) else Feature.ALTERNATIVES
+
+
+def _alternatives(mail: Message) -> list[str]:
+    """Return what a reader is offered beyond text and HTML, such as a calendar entry."""
     offered = [
         part.get_content_type()
         for parent in mail.walk()
@@ -148,7 +151,7 @@ def _has_alternatives(mail: Message) -> bool:
         for part in _parts(parent)
     ]
     ordinary = ("text/plain", "text/html")
-    return any(kind not in ordinary and not kind.startswith("multipart/") for kind in offered)
+    return [kind for kind in offered if kind not in ordinary and not kind.startswith("multipart/")]
 
 
 def _parts(parent: Message) -> list[Message]:

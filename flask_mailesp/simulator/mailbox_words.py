@@ -24,9 +24,6 @@ EVENTS = {
 GOOD = frozenset({"delivered", "opened", "clicked", "subscribed"})
 BAD = frozenset({"bounced", "complained", "rejected", "failed"})
 
-# Where a provider takes its credential.
-CREDENTIAL_HEADERS = {"postmark": "X-Postmark-Server-Token", "postal": "X-Server-API-Key"}
-
 ANSWERS = {
     400: "The app calls it a bad request. A CSRF check may stand before its webhook route.",
     401: (

@@ -23,9 +23,10 @@ from flask_mailesp.esp import Esp, SecretBytes, Settings
 from flask_mailesp.exceptions import ConfigurationError
 from flask_mailesp.webhooks_admin import hook_path, kinds_of, secret_of
 
-from . import mailbox, program
-from .app import ESPS, Simulator
+from . import mailbox
+from .app import Simulator
 from .database import DatabaseError
+from .side import names
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -55,11 +56,11 @@ class MountedMailbox:
         self._token = general.mailbox_token
         self._address: tuple[str, str] | None = None
         atexit.register(self.stop)
-        self._server = self.simulator.start()
+        self.simulator.start()
         self.settings: dict[str, Any] = {
             f"{key.upper()}_{name}": value
             for key in self.esps
-            for name, value in program.settings(self.simulator, self._server, key).items()
+            for name, value in self.simulator.settings(key).items()
         }
 
     def stop(self) -> None:
@@ -88,12 +89,11 @@ class MountedMailbox:
         """
         esp, settings = _hook_of(state, key)
         own = secret_of(settings)
-        signs = any(name.startswith(f"{key.upper()}_WEBHOOK_") for name in self.settings)
-        if stands_in_a_url(own) if own else signs:
+        if stands_in_a_url(own) if own else self.simulator.side(key).signs:
             return
         new = SecretBytes(f"mailbox:{secrets.token_urlsafe(24)}".encode())
         accepted = (new, *(settings["WEBHOOK_SECRET"] or ()))
-        state.hooks[key] = esp, Settings({**settings, "WEBHOOK_SECRET": accepted})
+        state.hooks[key] = esp, settings.changed({"WEBHOOK_SECRET": accepted})
 
     def _in_front(
         self, app: WSGIApplication, page: WSGIApplication, state: State
@@ -144,18 +144,17 @@ def address_of(environ: WSGIEnvironment) -> tuple[str, str]:
 
 
 def _simulator(general: General, esps: Iterable[Esp]) -> Simulator:
+    spoken = names()
     for esp in esps:
-        if esp.key not in ESPS:
+        if esp.key not in spoken:
             raise ConfigurationError(
-                f"MAILESP_MAILBOX cannot be used with {esp.name}: only {', '.join(ESPS)} "
+                f"MAILESP_MAILBOX cannot be used with {esp.name}: only {', '.join(spoken)} "
                 "are simulated."
             )
     try:
         return Simulator(
             database=None if general.mailbox is True else str(general.mailbox),
             esps=dict.fromkeys(esp.key for esp in esps),
-            postmark_tokens=(program.POSTMARK_TOKEN,),
-            postal_keys=(program.POSTAL_KEY,),
             delay=DELAY,
         )
     except DatabaseError as error:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
 from werkzeug.wrappers import Request, Response
@@ -32,15 +32,15 @@ from .records import (
     Hook,
     Inbound,
     Post,
-    Refusal,
     Schedule,
     SentMessage,
     Verdict,
 )
-from .signing import Signer
-from .store import Store
+from .side import Context, Planned, Side
+from .signing import Signer, new_key
 
 ESP = "postal"
+KEY = "PostalSimulatorKey000001"
 VERSION = "3.3.6"
 RETURN_PATH = "rp.postal.example.org"
 FIRST_ID = 90001
@@ -200,28 +200,73 @@ WEBHOOK_SCHEDULE = Schedule(tuple(60.0 * m for m in (2, 3, 6, 10, 15)), judge_we
 INBOUND_SCHEDULE = Schedule(tuple(round(300 * 1.3**n, 3) for n in range(17)), judge_inbound)
 
 
-class Postal:
-    """One mail server of a Postal installation, its API keys and verified domains."""
+@dataclass(frozen=True)
+class PostalHook(Hook):
+    """What a webhook and an HTTP endpoint are set to in Postal's own web interface.
+
+    ``inbound_format`` is the raw message or the processed one (``hash``), ``inbound_encoding``
+    the body's. ``incoming_events`` also reports an inbound mail to the tracking hook, as a
+    real Postal does. ``signatures`` are those of the installation: without ``sha256`` it is
+    one before Postal 3.2.
+    """
+
+    inbound_format: Literal["raw", "hash"] = "raw"
+    inbound_encoding: Literal["json", "form"] = "json"
+    strip_replies: bool = False
+    include_attachments: bool = True
+    incoming_events: bool = False
+    signatures: tuple[str, ...] = ("sha1", "sha256")
+
+    def __post_init__(self) -> None:
+        for name, choices in HOOK_CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+
+
+HOOK_CHOICES = {"inbound_format": ("raw", "hash"), "inbound_encoding": ("json", "form")}
+
+
+class Postal(Side):
+    """One mail server of a Postal installation, its API keys and verified domains.
+
+    ``keys`` are the accepted credentials. ``private_key`` (PEM, RSA) is the key that the
+    installation signs with; without one, a 2048-bit key is made when it is first needed.
+    """
+
+    key = ESP
+    hook = PostalHook
+    signs = True
+    ids = "it has numbers"
+    own_headers = frozenset({"x-postal-tag"})
 
     def __init__(
-        self,
-        store: Store,
-        accepted: Callable[[SentMessage], None],
-        keys: Iterable[str],
-        sender_domains: frozenset[str] | None,
-        signer: Signer,
+        self, context: Context, keys: Iterable[str] = (KEY,), private_key: str | None = None
     ) -> None:
-        self._store = store
-        self._accepted = accepted
-        self._keys = frozenset(keys)
-        self._sender_domains = sender_domains
-        self._signer = signer
+        super().__init__(context)
+        self._keys = tuple(keys)
+        self._signer = Signer(private_key or self._new_key)
         self._routes: dict[str, Callable[[dict[str, Any], str], Any]] = {
             "/api/v1/send/message": self._send_message,
             "/api/v1/send/raw": self._send_raw,
             "/api/v1/messages/message": self._message,
             "/api/v1/messages/deliveries": self._deliveries,
         }
+
+    def _new_key(self) -> str:
+        return self.keep("signing key", new_key)
+
+    @property
+    def signer(self) -> Signer:
+        """The installation's key."""
+        return self._signer
+
+    def settings(self, url: str) -> dict[str, Any]:
+        _, _, key = self._signer.dkim_record.partition("p=")
+        return {"API_URL": url, "API_KEY": self._keys[0], "WEBHOOK_KEY": key.rstrip(";")}
+
+    def credentials(self) -> dict[str, str]:
+        return {"X-Server-API-Key": self._keys[0]}
 
     # -- answering ------------------------------------------------------------------------
 
@@ -241,12 +286,12 @@ class Postal:
             return self._page(path, 500, "<h1>We're sorry, but something went wrong.</h1>")
         except Refused as error:
             body = envelope(error.status, error.data, started)
-            self._store.add_refusal(Refusal(ESP, path, 200, body))
+            self.refuse(path, 200, body)
             return json_answer(body)
         return json_answer(envelope("success", data, started))
 
     def _page(self, path: str, status: int, html: str) -> Response:
-        self._store.add_refusal(Refusal(ESP, path, status, html))
+        self.refuse(path, status, html)
         return Response(html, status, mimetype="text/html")
 
     def _key_set(self) -> Response:
@@ -290,6 +335,7 @@ class Postal:
             headers=own_headers(params.get("headers")),
             attachments=[attached(item) for item in attachment_items(params)],
             tag=text_or_none(params.get("tag")),
+            tags=strings(params.get("tag")),
         )
         return self._queue(draft, [*to, *cc, *bcc], None if params.get("bounce") else sender)
 
@@ -299,7 +345,7 @@ class Postal:
         recipients = list(dict.fromkeys(bare(must_be_text(one)) for one in params["rcpt_to"]))
         mail = Mail(decoded(data))
         sender = next((address for _, address in mail.addresses("From")), "")
-        if not self._is_authorised(sender):
+        if not self.is_verified(sender):
             raise Refused("UnauthenticatedFromAddress")
         if not recipients:
             return {"message_id": None, "messages": {}}
@@ -321,21 +367,18 @@ class Postal:
             headers=mail.headers(),
             attachments=mail.attachments,
             tag=mail.first("X-Postal-Tag"),
+            tags=mail.all("X-Postal-Tag")[:1],
             raw=mail.raw,
+            envelope_sender=mail_from,
         )
         return self._queue(draft, recipients, None if params.get("bounce") else mail_from)
 
     def _check_from(self, params: dict[str, Any]) -> None:
         if is_blank(params.get("from")):
             raise Refused("FromAddressMissing", "The From address is missing and is required")
-        if not self._is_authorised(bare(must_be_text(params["from"]))):
+        if not self.is_verified(bare(must_be_text(params["from"]))):
             text = "The From address is not authorised to send mail from this server"
             raise Refused("UnauthenticatedFromAddress", text)
-
-    def _is_authorised(self, address: str) -> bool:
-        _, at, domain = address.rpartition("@")
-        known = self._sender_domains is None or domain.lower() in self._sender_domains
-        return bool(at) and bool(domain) and known
 
     def _queue(
         self, draft: SentMessage, recipients: list[str], mail_from: str | None
@@ -353,7 +396,7 @@ class Postal:
 
     def _new_row(self, draft: SentMessage, recipient: str, mail_from: str | None) -> Row:
         return Row(
-            id=self._store.next_id(ESP, FIRST_ID),
+            id=self.store.next_id(ESP, FIRST_ID),
             token=random_token(),
             direction="outgoing",
             message_id=draft.message_id,
@@ -370,10 +413,9 @@ class Postal:
         ids = {row.to: str(row.id) for row in rows}
         sent = replace(draft, id=str(rows[0].id), recipients=[row.to for row in rows], ids=ids)
         for row in rows:
-            self._store.put(ESP, "row", str(row.id), replace(row, sent=sent.id), sent.id)
-            self._store.note(ESP, "rows", sent.id, row.id, sent.id)
-        self._store.add_message(sent)
-        self._accepted(sent)
+            self.store.put(ESP, "row", str(row.id), replace(row, sent=sent.id), sent.id)
+            self.store.note(ESP, "rows", sent.id, row.id, sent.id)
+        self.take(sent)
 
     # -- looking up -----------------------------------------------------------------------
 
@@ -383,7 +425,7 @@ class Postal:
             raise ParameterMissing("id")
         if not isinstance(number, int) or isinstance(number, bool):
             raise Crash
-        row = self._store.get(ESP, "row", str(number))
+        row = self.store.get(ESP, "row", str(number))
         if row is None:
             text = "No message found matching provided ID"
             raise Refused("MessageNotFound", text, id=number)
@@ -403,18 +445,18 @@ class Postal:
 
     def attempts(self, row: Row) -> list[dict[str, Any]]:
         """The delivery attempts of a row, oldest first."""
-        return self._store.notes(ESP, "deliveries", str(row.id))
+        return self.store.notes(ESP, "deliveries", str(row.id))
 
     def loads_and_clicks(self, row: Row) -> dict[str, Any]:
         kinds = ("loads", "clicks")
-        return {kind: self._store.notes(ESP, kind, str(row.id)) for kind in kinds}
+        return {kind: self.store.notes(ESP, kind, str(row.id)) for kind in kinds}
 
     def has_bounced(self, row: Row) -> bool:
-        return self._store.get(ESP, "bounced", str(row.id)) is not None
+        return self.store.get(ESP, "bounced", str(row.id)) is not None
 
     def source_of(self, row: Row) -> bytes:
         """The RFC 5322 source; for send/message it is written when somebody asks."""
-        found = self._store.find(row.sent or "") if row.source is None else None
+        found = self.store.find(row.sent or "") if row.source is None else None
         if found is None:
             return row.source or b""
         sent, _ = found
@@ -433,18 +475,25 @@ class Postal:
     def events(self) -> tuple[str, ...]:
         return EVENTS
 
-    def automatic(
-        self, message: SentMessage, events: Sequence[str]
-    ) -> list[tuple[str, str, dict[str, Any]]]:
+    def is_id(self, text: str) -> bool:
+        return text.isascii() and text.isdigit() and len(text) < 16
+
+    def renamed(self, message: SentMessage, number: str) -> SentMessage:
+        """Postal's events speak of rows: there is one more, with that number."""
+        other = super().renamed(message, number)
+        for row in self._rows(message)[:1]:
+            named = replace(row, id=int(number), sent=other.id)
+            self.store.put(ESP, "row", number, named, message.id)
+            self.store.note(ESP, "rows", other.id, named.id, message.id)
+        return other
+
+    def automatic(self, message: SentMessage, events: Sequence[str]) -> Planned:
         """For each row: the events asked for; only "held" if the recipient is suppressed."""
-        planned: list[tuple[str, str, dict[str, Any]]] = []
+        planned: Planned = []
         for row in self._rows(message) if events else ():
-            names = ["rejected"] if self._is_suppressed(row.to) else events
+            names = ["rejected"] if self.is_suppressed(row.to) else events
             planned += [(event, str(row.id), {}) for event in names if event in EVENTS]
         return planned
-
-    def is_hooked(self, message: SentMessage, hook: Hook) -> bool:
-        return hook.tracking is not None
 
     def webhooks(
         self,
@@ -452,7 +501,7 @@ class Postal:
         event: str,
         recipient: str | None,
         details: dict[str, Any],
-        hook: Hook,
+        hook: PostalHook,
     ) -> list[Post]:
         row = self._find_row(message, recipient)
         name = WIRE_NAMES.get(event, event)
@@ -467,17 +516,17 @@ class Postal:
             payload = self._attempt(OUTCOMES[name], row) | details
             name = OUTCOMES[name].event
             logged = self._logged(payload)
-            self._store.note(ESP, "deliveries", str(row.id), logged, row.sent)
+            self.store.note(ESP, "deliveries", str(row.id), logged, row.sent)
         else:
-            raise ValueError(f"Postal cannot report {event!r}; it reports {', '.join(EVENTS)}")
+            raise self.unreported(event, "Postal")
         if hook.tracking is None:
             return []
         post = self._post(hook.tracking, event_body(name, payload), hook)
         return [replace(post, event=event, message=message.id)]
 
     def _rows(self, message: SentMessage) -> list[Row]:
-        numbers = self._store.notes(ESP, "rows", message.id)
-        rows = (self._store.get(ESP, "row", str(number)) for number in numbers)
+        numbers = self.store.notes(ESP, "rows", message.id)
+        rows = (self.store.get(ESP, "row", str(number)) for number in numbers)
         return [make(Row, row) for row in rows if row is not None]
 
     def _find_row(self, message: SentMessage, recipient: str | None) -> Row:
@@ -487,9 +536,6 @@ class Postal:
                 return row
         raise ValueError("the message has no such recipient")
 
-    def _is_suppressed(self, address: str) -> bool:
-        return self._store.get(ESP, "suppression", f"* {address.lower()}") is not None
-
     def _attempt(self, outcome: Outcome, row: Row) -> dict[str, Any]:
         details = outcome.details.format(to=row.to, domain=row.to.rpartition("@")[2])
         if outcome.status == "HardFail" and self._hard_failed(row, outcome):
@@ -497,7 +543,7 @@ class Postal:
                 f"{details.rstrip('.')}. Recipient added to suppression list (too many hard fails)"
             )
         if outcome.status == "Sent":
-            self._store.remove(ESP, "suppression", f"* {row.to.lower()}")
+            self.store.remove(ESP, "suppression", f"* {row.to.lower()}")
         return {
             "message": row.as_object(),
             "status": outcome.status,
@@ -510,16 +556,16 @@ class Postal:
 
     def _hard_failed(self, row: Row, outcome: Outcome) -> bool:
         """Whether this failure suppresses: the second one, or attempts used up."""
-        count = self._store.note(ESP, "hard fails", row.to.lower(), row.id, row.sent)
+        count = self.store.note(ESP, "hard fails", row.to.lower(), row.id, row.sent)
         if count < 2 and outcome.output:
             return False
-        self._store.put(ESP, "suppression", f"* {row.to.lower()}", "too many hard fails")
+        self.store.put(ESP, "suppression", f"* {row.to.lower()}", "too many hard fails")
         return True
 
     def _logged(self, payload: dict[str, Any]) -> dict[str, Any]:
         """An attempt as messages/deliveries tells it."""
         return {
-            "id": self._store.next_id("postal deliveries"),
+            "id": self.store.next_id("postal deliveries"),
             "status": payload["status"],
             "details": payload["details"],
             "output": payload["output"] or None,
@@ -544,7 +590,7 @@ class Postal:
         bounce = self._incoming(
             source, f"{row.token}@{RETURN_PATH}", None, bounce=True, sent=row.sent
         )
-        self._store.put(ESP, "bounced", str(row.id), bounce.id, row.sent)
+        self.store.put(ESP, "bounced", str(row.id), bounce.id, row.sent)
         return {"original_message": row.as_object(), "bounce": bounce.as_object()}
 
     def _activity(self, name: str, row: Row, message: SentMessage) -> dict[str, Any]:
@@ -552,14 +598,14 @@ class Postal:
         moment = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         entry = {**seen, "timestamp": moment.replace("+00:00", "Z")}
         if name == "opened":
-            self._store.note(ESP, "loads", str(row.id), entry, row.sent)
+            self.store.note(ESP, "loads", str(row.id), entry, row.sent)
             return {"message": row.as_object(), **seen}
         url = mime.first_link(message.html, message.text)
-        self._store.note(ESP, "clicks", str(row.id), {"url": url, **entry}, row.sent)
+        self.store.note(ESP, "clicks", str(row.id), {"url": url, **entry}, row.sent)
         return {"message": row.as_object(), "url": url, "token": random_token(), **seen}
 
     def _post(
-        self, url: str, body: bytes, hook: Hook, content_type: str = "application/json"
+        self, url: str, body: bytes, hook: PostalHook, content_type: str = "application/json"
     ) -> Post:
         """A request with the signature over exactly its bytes."""
         headers = {
@@ -581,7 +627,7 @@ class Postal:
 
     # -- inbound --------------------------------------------------------------------------
 
-    def inbound(self, mail: Inbound, hook: Hook) -> list[Post]:
+    def inbound(self, mail: Inbound, hook: PostalHook) -> list[Post]:
         row = self._incoming(mail.raw, mail.to, mail.mail_from, spam=mail.spam)
         body = raw_body(row, mail) if hook.inbound_format == "raw" else hash_body(row, hook)
         encode = form_encoded if hook.inbound_encoding == "form" else json_encoded
@@ -606,7 +652,7 @@ class Postal:
     ) -> Row:
         mail = Mail(source)
         row = Row(
-            id=self._store.next_id(ESP, FIRST_ID),
+            id=self.store.next_id(ESP, FIRST_ID),
             token=random_token(),
             direction="incoming",
             message_id=mail.message_id,
@@ -618,7 +664,7 @@ class Postal:
             bounce=bounce,
             source=source,
         )
-        self._store.put(ESP, "row", str(row.id), row, sent or INCOMING)
+        self.store.put(ESP, "row", str(row.id), row, sent or INCOMING)
         return row
 
 
@@ -927,7 +973,7 @@ def spam_headers(spam: tuple[bool, float] | None) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
 
-def hash_body(row: Row, hook: Hook) -> dict[str, Any]:
+def hash_body(row: Row, hook: PostalHook) -> dict[str, Any]:
     """The processed format: no other headers, no Content-IDs, no source."""
     mail = Mail(row.source or b"")
     text, quoted = mime.split_reply(mail.text) if hook.strip_replies else (mail.text, None)
@@ -980,3 +1026,6 @@ def form_pairs(name: str, value: Any) -> list[tuple[str, str]]:
     if isinstance(value, bool):
         return [(name, str(value).lower())]
     return [(name, "" if value is None else str(value))]
+
+
+side = Postal

@@ -30,13 +30,12 @@ from .postmark_events import (
     INBOUND_SCHEDULE,
     RECORD_TYPES,
     fake_bounce,
-    find_recipient,
     inbound_body,
     subscription_change,
     webhook,
 )
-from .postmark_templates import find_template
-from .postmark_webhooks import Target, targets
+from .postmark_templates import add_template, find_template
+from .postmark_webhooks import PostmarkHook, Target, targets
 from .postmark_wire import (
     ESP,
     MAX_RECIPIENTS,
@@ -51,9 +50,10 @@ from .postmark_wire import (
     read_json,
     stamp,
 )
-from .records import Attached, Hook, Inbound, Post, Refusal, SentMessage
-from .store import Store
+from .records import Attached, Inbound, Post, SentMessage
+from .side import Context, Planned, Side
 
+TOKEN = "POSTMARK-SIMULATOR-TOKEN"  # noqa: S105
 TEST_TOKEN = "postmark_api_test"  # noqa: S105
 MAX_BATCH = 500
 MAX_BODY = 5_000_000
@@ -88,7 +88,12 @@ TEMPLATE: dict[str, type] = {
     "TemplateModel": dict,
     "InlineCss": bool,
 }
-TRACK_LINKS = ("None", "HtmlAndText", "HtmlOnly", "TextOnly")
+TRACK_LINKS: dict[Any, bool] = {
+    "None": False,
+    "HtmlAndText": True,
+    "HtmlOnly": True,
+    "TextOnly": True,
+}
 
 INACTIVE_REASON = (
     "Inactive recipients are ones that have generated a hard bounce, a spam complaint, "
@@ -96,23 +101,26 @@ INACTIVE_REASON = (
 )
 
 
-class Postmark:
-    """The server tokens, streams and sender signatures of one Postmark server."""
+class Postmark(Side):
+    """The server tokens, streams and sender signatures of one Postmark server.
+
+    ``tokens`` are the accepted credentials, ``streams`` the message streams that can send.
+    """
+
+    key = ESP
+    hook = PostmarkHook
+    ids = "it has UUIDs"
 
     def __init__(
         self,
-        store: Store,
-        accepted: Callable[[SentMessage], None],
-        tokens: Iterable[str],
-        streams: Iterable[str],
-        sender_domains: frozenset[str] | None,
-        verify_webhooks: bool = False,
+        context: Context,
+        tokens: Iterable[str] = (TOKEN,),
+        streams: Iterable[str] = ("outbound", "broadcast"),
     ) -> None:
-        self._store = store
-        self._accepted = accepted
-        self._account = Account(store, sorted(tokens), tuple(streams), verify_webhooks)
+        super().__init__(context)
+        verify = context.verify_webhooks
+        self._account = Account(context.store, sorted(tokens), tuple(streams), verify)
         self._tokens = frozenset(token.lower() for token in self._account.tokens)
-        self._sender_domains = sender_domains
         self._routes: dict[tuple[str, str], Callable[[Request, str, bool], Any]] = {
             ("POST", "/email"): self._single,
             ("POST", "/email/withtemplate"): self._single,
@@ -120,6 +128,29 @@ class Postmark:
             ("POST", "/email/batchwithtemplates"): self._template_batch,
             ("POST", "/email/bulk"): self._bulk,
         }
+
+    def settings(self, url: str) -> dict[str, Any]:
+        return {"API_URL": url, "SERVER_TOKEN": self._account.tokens[0]}
+
+    def credentials(self) -> dict[str, str]:
+        return {"X-Postmark-Server-Token": self._account.tokens[0]}
+
+    def suppress(self, address: str, stream: str | None = None) -> None:
+        self._account.suppress(address, stream or "*", "ManualSuppression", "Customer")
+
+    def template(
+        self,
+        id: int | str | None,
+        alias: str | None,
+        subject: str,
+        text: str | None,
+        html: str | None,
+    ) -> None:
+        """A text for an id is an alias: Postmark's ids are numbers."""
+        if isinstance(id, str):
+            id, alias = (int(id), alias) if id.isdecimal() else (None, alias or id)
+        value = {"Subject": subject, "TextBody": text, "HtmlBody": html}
+        add_template(self.store, value | {"Name": alias or f"Template {id}"}, id, alias)
 
     # -- answering ------------------------------------------------------------------------
 
@@ -130,7 +161,7 @@ class Postmark:
             return self._refuse(path, error)
         except TooLarge:
             page = "<h1>413 Request Entity Too Large</h1>"
-            self._store.add_refusal(Refusal(ESP, path, 413, page))
+            self.refuse(path, 413, page)
             return Response(page, 413, mimetype="text/html")
 
     def _result(self, request: Request, path: str) -> Any:
@@ -145,7 +176,7 @@ class Postmark:
         return self._account.serve(manage, request, test)
 
     def _refuse(self, path: str, error: ApiError) -> Response:
-        self._store.add_refusal(Refusal(ESP, path, error.status, error.body))
+        self.refuse(path, error.status, error.body)
         response = answer(error.body, error.status)
         response.headers["X-PM-ApiErrorCode"] = str(error.body["ErrorCode"])
         return response
@@ -189,7 +220,7 @@ class Postmark:
             check_item(item)
             return self._accept(item, path, test)
         except ApiError as error:
-            self._store.add_refusal(Refusal(ESP, path, 200, error.body))
+            self.refuse(path, 200, error.body)
             return dict(error.body)
 
     def _accept(self, body: dict[str, Any], path: str, test: bool) -> dict[str, Any]:
@@ -205,8 +236,7 @@ class Postmark:
             raise ApiError(406, inactive_text(inactive))
         ids = dict.fromkeys(active, draft.id)
         message = replace(draft, recipients=active, inactive=inactive, ids=ids, test=test)
-        self._store.add_message(message)
-        self._accepted(message)
+        self.take(message)
         return result(message, body.get("To"))
 
     def _rendered(self, body: dict[str, Any], test: bool) -> dict[str, Any]:
@@ -214,7 +244,7 @@ class Postmark:
 
         The test token belongs to no server, so that it has no templates.
         """
-        template = find_template(self._store, body.get("TemplateId"), body.get("TemplateAlias"))
+        template = find_template(self.store, body.get("TemplateId"), body.get("TemplateAlias"))
         if template is None or test:
             raise ApiError(1101, "The template of this request was not found on this server.")
         model = body.get("TemplateModel")
@@ -230,8 +260,7 @@ class Postmark:
 
     def _check_sender(self, body: dict[str, Any]) -> None:
         (sender,) = addresses(body, "From")
-        domain = sender.rpartition("@")[2].lower()
-        if self._sender_domains is not None and domain not in self._sender_domains:
+        if not self.is_verified(sender):
             text = f"The 'From' address you supplied ({sender}) is not a Sender Signature"
             raise ApiError(400, f"{text} on your account.")
 
@@ -251,13 +280,15 @@ class Postmark:
     def events(self) -> tuple[str, ...]:
         return tuple(EVENTS)
 
-    def automatic(
-        self, message: SentMessage, events: Sequence[str]
-    ) -> list[tuple[str, str, dict[str, Any]]]:
+    def is_id(self, text: str) -> bool:
+        groups = [len(group) for group in text.split("-")]
+        return groups == [8, 4, 4, 4, 12] and not set(text.lower()) - set("0123456789abcdef-")
+
+    def automatic(self, message: SentMessage, events: Sequence[str]) -> Planned:
         """Nothing for the test token; fake bounces for bounce-testing.postmarkapp.com."""
         if message.test or not events:
             return []
-        planned: list[tuple[str, str, dict[str, Any]]] = []
+        planned: Planned = []
         for recipient in message.recipients:
             mailbox, _, domain = recipient.lower().rpartition("@")
             if domain == "bounce-testing.postmarkapp.com":
@@ -266,7 +297,7 @@ class Postmark:
                 planned += [(event, recipient, {}) for event in events if event in EVENTS]
         return planned
 
-    def is_hooked(self, message: SentMessage, hook: Hook) -> bool:
+    def is_hooked(self, message: SentMessage, hook: PostmarkHook) -> bool:
         return bool(targets(self._account, message.stream or "outbound", hook))
 
     def webhooks(
@@ -275,18 +306,18 @@ class Postmark:
         event: str,
         recipient: str | None,
         details: dict[str, Any],
-        hook: Hook,
+        hook: PostmarkHook,
     ) -> list[Post]:
         """The event's requests, and those of the SubscriptionChange that a deactivation is."""
         if message.test:
             raise ValueError("Postmark reports no events for its test token")
         record_type, kind = self._wire_event(event)
-        address = find_recipient(message, recipient)
+        address = self.find_recipient(message, recipient)
         body = BODIES[record_type](message, address, details.get("Type", kind))
         body |= {FRIENDLY.get(name, name): value for name, value in details.items()}
         if record_type == "Open" and "FirstOpen" not in details:
             body["FirstOpen"] = self._is_first_open(message, address)
-        record_event(self._store, message, body)
+        record_event(self.store, message, body)
         follower = self._follower(message, address, body)
         told = targets(self._account, message.stream or "outbound", hook)
         posts = [self._to(target, message, event, body) for target in told]
@@ -300,7 +331,7 @@ class Postmark:
 
     def _is_first_open(self, message: SentMessage, address: str) -> bool:
         key = f"{message.id} {address}"
-        return self._store.note(ESP, "opened", key, True, message.id) == 1
+        return self.store.note(ESP, "opened", key, True, message.id) == 1
 
     def _to(
         self, target: Target, message: SentMessage, event: str, body: dict[str, Any]
@@ -316,7 +347,7 @@ class Postmark:
     def _wire_event(self, event: str) -> tuple[str, str | None]:
         known = EVENTS | RECORD_TYPES
         if event not in known:
-            raise ValueError(f"Postmark cannot report {event!r}; it reports {', '.join(EVENTS)}")
+            raise self.unreported(event, "Postmark")
         return known[event]
 
     def _follower(
@@ -337,7 +368,7 @@ class Postmark:
 
     # -- inbound --------------------------------------------------------------------------
 
-    def inbound(self, mail: Inbound, hook: Hook) -> list[Post]:
+    def inbound(self, mail: Inbound, hook: PostmarkHook) -> list[Post]:
         post = webhook(hook.inbound or "", inbound_body(mail), timeout=120)
         return [replace(post, event="inbound", schedule=INBOUND_SCHEDULE)]
 
@@ -451,6 +482,10 @@ def attached(item: dict[str, Any]) -> Attached:
     return Attached(name, item["ContentType"], data, cid or None)
 
 
+def text_of(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
 def drafted(body: dict[str, Any], content: dict[str, Any], path: str, stream: str) -> SentMessage:
     """The message as it will be recorded, if any of its recipients is active."""
     to, cc, bcc = (addresses(body, field) for field in ("To", "Cc", "Bcc"))
@@ -474,6 +509,14 @@ def drafted(body: dict[str, Any], content: dict[str, Any], path: str, stream: st
         headers=[(item["Name"], item["Value"]) for item in body.get("Headers") or ()],
         attachments=[attached(item) for item in body.get("Attachments") or ()],
         tag=body.get("Tag"),
+        tags=[body["Tag"]] if body.get("Tag") else [],
         metadata=dict(body.get("Metadata") or {}),
         stream=stream,
+        track_opens=body.get("TrackOpens"),
+        track_clicks=TRACK_LINKS.get(body.get("TrackLinks")),
+        template=text_of(body.get("TemplateId") or body.get("TemplateAlias")),
+        variables=dict(body.get("TemplateModel") or {}),
     )
+
+
+side = Postmark

@@ -10,13 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from werkzeug.wrappers import Request
 
-from .codec import make
 from .postmark_wire import (
     ESP,
     MAX_RECIPIENTS,
@@ -27,7 +26,6 @@ from .postmark_wire import (
     now,
     read_json,
 )
-from .records import Hook
 from .store import Store
 
 MAX_BODY = 10_000_000
@@ -231,8 +229,8 @@ def put_server(account: Account, call: Call) -> dict[str, Any]:
 def set_inbound_hook(store: Store, url: str) -> None:
     if url and not is_url(url):
         raise ApiError(606, "The inbound hook URL is not valid.")
-    hook = make(Hook, store.get(ESP, "hook", "*") or {})
-    store.put(ESP, "hook", "*", replace(hook, inbound=url or None))
+    hook = store.get(ESP, "hook", "*") or {}
+    store.put(ESP, "hook", "*", hook | {"inbound": url or None})
 
 
 def has_types(body: Mapping[str, Any], kinds: Mapping[str, type]) -> bool:

@@ -129,14 +129,6 @@ def webhook(
     )
 
 
-def find_recipient(message: SentMessage, recipient: str | None) -> str:
-    """The address as the message has it; the first one where none is named."""
-    for address in message.recipients:
-        if recipient is None or recipient.lower() == address.lower():
-            return address
-    raise ValueError("the message has no such recipient")
-
-
 def fake_bounce(mailbox: str, message: SentMessage) -> str:
     """The bounce type a bounce-testing address asks for: any case, snake_case too."""
     named = TESTABLE_TYPES.get(mailbox.replace("_", ""))

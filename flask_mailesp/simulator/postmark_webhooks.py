@@ -31,6 +31,18 @@ TRIGGERS: dict[str, dict[str, bool]] = {
 
 
 @dataclass(frozen=True)
+class PostmarkHook(Hook):
+    """What a webhook of Postmark's own console is set to.
+
+    With ``include_content`` bounces carry their source; with ``subscription_changes`` hard
+    bounces and complaints are followed by the SubscriptionChange that they cause.
+    """
+
+    include_content: bool = False
+    subscription_changes: bool = False
+
+
+@dataclass(frozen=True)
 class Target:
     """Where webhooks of a stream go: a webhook of the API, or a hook of the simulator.
 
@@ -55,7 +67,7 @@ class Target:
         return hooks.split_credentials(self.url)[0]
 
 
-def targets(account: Account, stream: str, hook: Hook) -> list[Target]:
+def targets(account: Account, stream: str, hook: PostmarkHook) -> list[Target]:
     """Where a stream's webhooks go, each place once; a webhook of the API comes first."""
     own = [target_of(one) for one in all_webhooks(account) if is_active(one, stream)]
     if hook.tracking:

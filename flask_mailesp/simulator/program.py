@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -10,15 +11,16 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from .app import ESPS, Simulator
+from flask_mailesp.registry import load_esp, load_plugin
+
+from .app import Simulator
 from .database import DatabaseError
 from .mailbox_guard import SHORTEST_TOKEN
 from .server import LocalServer
+from .side import names
 
 Echo = Callable[[str], None]
 
-POSTMARK_TOKEN = "POSTMARK-SIMULATOR-TOKEN"  # noqa: S105
-POSTAL_KEY = "PostalSimulatorKey000001"
 FAILED = 1
 USAGE = 2
 
@@ -51,9 +53,7 @@ def run(
     try:
         simulator = Simulator(
             database=database,
-            esps=esps or ESPS,
-            postmark_tokens=(POSTMARK_TOKEN,),
-            postal_keys=(POSTAL_KEY,),
+            esps=esps or None,
             auto=("delivered",) if auto else (),
             time_scale=time_scale,
         )
@@ -76,10 +76,11 @@ def wrong_argument(
     port: int, esps: tuple[str, ...], tracking: Mapping[str, str], inbound: Mapping[str, str]
 ) -> str | None:
     """What is wrong, in one sentence."""
-    spoken = esps or ESPS
-    unknown = [esp for esp in spoken if esp not in ESPS]
+    known = names()
+    spoken = esps or known
+    unknown = [esp for esp in spoken if esp not in known]
     if unknown:
-        return f"The simulator speaks {', '.join(ESPS)}, not {unknown[0]!r}."
+        return f"The simulator speaks {', '.join(known)}, not {unknown[0]!r}."
     if not 0 <= port <= 65535:
         return f"A port is a number from 0 to 65535, not {port}."
     for kind, urls in (("tracking", tracking), ("inbound", inbound)):
@@ -160,21 +161,23 @@ def introduction(simulator: Simulator, server: LocalServer, host: str) -> Iterat
         yield "Whoever reaches this address can send, and read what was sent through the API."
     for esp in simulator.esps:
         yield ""
-        yield f"For {esp.capitalize()}, set in the environment of an app that reads it:"
-        for name, value in settings(simulator, server, esp).items():
-            yield f"  FLASK_MAILESP_{esp.upper()}_{name}={value}"
+        yield f"For {spelling(esp)}, set in the environment of an app that reads it:"
+        for name, value in simulator.settings(esp, server.url_for(esp)).items():
+            yield f"  FLASK_MAILESP_{esp.upper()}_{name}={as_variable(value)}"
+
+
+def spelling(key: str) -> str:
+    """A provider's own spelling of its name."""
+    esp = load_esp(key) or load_plugin(key)
+    return key if esp is None else esp.name
+
+
+def as_variable(value: Any) -> str:
+    """A setting as ``app.config.from_prefixed_env()`` reads it: text, or JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def is_loopback(host: str) -> bool:
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
-
-
-def settings(simulator: Simulator, server: LocalServer, esp: str) -> dict[str, str]:
-    """The settings that point an app here, without the ``MAILESP_<ESP>_`` prefix."""
-    url = {"API_URL": server.url_for(esp)}
-    if esp == "postmark":
-        return url | {"SERVER_TOKEN": POSTMARK_TOKEN}
-    _, _, key = simulator.postal_dkim_record.partition("p=")
-    return url | {"API_KEY": POSTAL_KEY, "WEBHOOK_KEY": key.rstrip(";")}

@@ -36,9 +36,15 @@ class SentMessage:
     those it accepted the message without. ``ids`` gives each address the provider's id,
     always as text. ``path`` is the provider's own path of the endpoint.
 
-    ``payload`` is the JSON object as received; the other fields are read out of it, and for
-    a template rendered. ``raw`` is the RFC 5322 source where that is what was sent.
-    ``test`` is set where the provider only pretends (Postmark's test token).
+    ``tag`` is the first of the ``tags``. ``track_opens``, ``track_clicks``, ``send_at``,
+    ``envelope_sender`` and ``idempotency_key`` are None where nothing was asked for;
+    ``template`` is the id or alias of a template, ``variables`` what it was rendered with,
+    and ``alternatives`` are (type, text) of bodies beyond text and HTML.
+
+    ``aliases`` are other ids that the sender may know it by. ``payload`` is the JSON object as
+    received (of a form: its fields), and ``content_type`` the request's; the other fields are
+    read out of it, and for a template rendered. ``raw`` is the RFC 5322 source where that is
+    what was sent. ``test`` is set where the provider only pretends (Postmark's test token).
     """
 
     esp: str
@@ -65,6 +71,17 @@ class SentMessage:
     stream: str | None = None
     raw: bytes | None = field(default=None, repr=False)
     test: bool = False
+    tags: list[str] = field(default_factory=list)
+    track_opens: bool | None = None
+    track_clicks: bool | None = None
+    send_at: datetime | None = None
+    envelope_sender: str | None = None
+    idempotency_key: str | None = None
+    template: str | None = None
+    variables: dict[str, Any] = field(default_factory=dict)
+    alternatives: list[tuple[str, str]] = field(default_factory=list)
+    aliases: list[str] = field(default_factory=list)
+    content_type: str = "application/json"
 
 
 class Refusal(NamedTuple):
@@ -165,18 +182,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class Hook:
-    """Where a provider posts, and how its console was set up. See `Simulator.hook`."""
+    """Where a provider posts, and how its console was set up. See `Simulator.hook`.
+
+    A provider whose console offers more has a subclass of its own.
+    """
 
     tracking: str | None = None
     inbound: str | None = None
-    include_content: bool = False
-    subscription_changes: bool = False
-    inbound_format: Literal["raw", "hash"] = "raw"
-    inbound_encoding: Literal["json", "form"] = "json"
-    strip_replies: bool = False
-    include_attachments: bool = True
-    incoming_events: bool = False
-    signatures: tuple[str, ...] = ("sha1", "sha256")
 
 
 @dataclass(frozen=True)
@@ -196,7 +208,9 @@ class Schedule:
 class Post:
     """A webhook request that is ready to go: `url` may still carry credentials.
 
-    ``proofs`` names the headers that prove where it comes from, for a fault to forge.
+    ``sign(post, now)`` completes it just before each attempt, for signatures that hold the
+    time. ``proofs`` names the headers that prove where it comes from, for a fault to forge;
+    ``forge(post)`` forges a proof that is in the body.
     """
 
     url: str = field(repr=False)
@@ -210,12 +224,15 @@ class Post:
     message: str | None = None
     schedule: Schedule = field(default_factory=Schedule)
     proofs: tuple[str, ...] = ()
+    sign: Callable[[Post, datetime], Post] | None = field(default=None, repr=False)
+    forge: Callable[[Post], Post] | None = field(default=None, repr=False)
 
 
 class Inbound(NamedTuple):
     """A mail on its way in, with what the provider knows beside its source.
 
     ``mail_from`` is None for the null sender; ``spam`` is (flag, score) where it was checked.
+    ``raw_email`` asks for the source beside what is parsed, where a provider can give both.
     """
 
     raw: bytes

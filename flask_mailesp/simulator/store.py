@@ -55,7 +55,8 @@ class Store:
                 "INSERT INTO messages (esp, id, message_id, record) VALUES (?, ?, ?, ?)",
                 (message.esp, key_of(message.id), owner_of(message.message_id), _record(message)),
             ).lastrowid
-            copies = [(key_of(id_), key_of(to), seq) for to, id_ in message.ids.items()]
+            ids = [*((id_, to) for to, id_ in message.ids.items()), *known_as(message)]
+            copies = [(key_of(id_), key_of(to), seq) for id_, to in ids]
             connection.executemany("INSERT INTO copies (id, address, seq) VALUES (?, ?, ?)", copies)
             assert seq is not None  # noqa: S101 - for the type checker
             self._forget(connection, seq - self._keep)
@@ -87,7 +88,7 @@ class Store:
         with self._database.lock:
             for seq, address in self._database.rows(query, key_of(wanted)):
                 for message in self._messages([(seq,)]):
-                    return message, text_of(address)
+                    return message, text_of(address) or None
             found = self._database.rows(BY_ID, key_of(wanted))
             found = found or self._database.rows(BY_MESSAGE_ID, key_of(wanted))
             for message in self._messages(found):
@@ -326,6 +327,11 @@ def _record(message: SentMessage) -> str:
         return dump(message)
     except RecursionError:  # JSON nested so deep that only reading it worked
         return dump(replace(message, payload="(nested too deep to be kept)"))
+
+
+def known_as(message: SentMessage) -> list[tuple[str, str]]:
+    """The ids that mean a message and no recipient of it, with no address."""
+    return [(alias, "") for alias in message.aliases]
 
 
 def key_of(text: str) -> bytes:

@@ -592,7 +592,7 @@ def test_a_source_is_searched_for_what_it_asks(box: Box, postal: Client) -> None
 
     text = verdicts(box)
 
-    assert "Alternative parts (calendar, AMP)" in text
+    assert "Other alternative parts (calendar)" in text
     assert "Could not be sent: Postmark has no way to say this. Non-ASCII mailboxes" in text
 
 

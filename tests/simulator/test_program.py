@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from flask_mailesp.simulator.program import run
+from flask_mailesp.simulator.side import names
 
 from .conftest import POSTMARK_TOKEN, Application
 
@@ -162,7 +163,7 @@ def test_a_file_that_is_not_ours_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"esps": ("pigeon",)}, "The simulator speaks postmark, postal, not 'pigeon'."),
+        ({"esps": ("pigeon",)}, f"The simulator speaks {', '.join(names())}, not 'pigeon'."),
         ({"port": 70000}, "A port is a number from 0 to 65535, not 70000."),
         (
             {"esps": ("postal",), "tracking": {"postmark": "http://127.0.0.1/"}},

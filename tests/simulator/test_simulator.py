@@ -210,7 +210,7 @@ def test_a_redelivery_is_the_same_request_again(
 )
 def test_only_known_providers_are_spoken(sim: Simulator, call: object) -> None:
     assert callable(call)
-    with pytest.raises(ValueError, match="speaks postmark, postal, not 'pigeon'"):
+    with pytest.raises(ValueError, match=r"speaks .*postal, postmark.*, not 'pigeon'"):
         call(sim)
 
 
