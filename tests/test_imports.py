@@ -24,10 +24,11 @@ def name_of(path: Path) -> tuple[str, ...]:
 LINES = [
     {"_version", "exceptions", "words", "records", "patterns"},
     {"address"},
-    {"message", "wire", "decoding"},
+    {"message", "wire", "svix", "decoding"},
     {"esp", "prepare", "headers"},
     {"results", "features", "mime", "compose", "forms"},
-    {"events", "inbound", "outcomes"},
+    {"events", "inbound", "outcomes", "sigv4", "sns"},
+    {"aws"},
     {"esps"},
     {"registry", "transport"},
     {"delivery", "config", "matrix", "fetching", "tokens"},
