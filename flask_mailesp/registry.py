@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 # A name is the module in flask_mailesp.esps, the URL segment and the settings' prefix.
-BUILT_IN = ("amazon_ses", "mailgun", "postal", "postmark", "sendgrid")
+BUILT_IN = ("amazon_ses", "mailgun", "postal", "postmark", "resend", "sendgrid")
 ENTRY_POINTS = "flask_mailesp.esps"
 
 
