@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from hashlib import sha256
 from itertools import product
@@ -24,11 +24,14 @@ from .exceptions import ConfigurationError, FetchError, WebhookRejected
 from .registry import load_esp
 
 if TYPE_CHECKING:
+    from blinker import NamedSignal
+
     from .extension import State
 
 logger = logging.getLogger("flask_mailesp")
 
 Kind = Literal["tracking", "inbound"]
+Receiver = Callable[..., object]
 Event = TrackingEvent | InboundEvent
 
 _LOG_EVERY = 10.0  # seconds between two lines about rejected webhooks
@@ -52,6 +55,8 @@ def blueprint(url_prefix: str, in_use: Iterable[str] = ()) -> Blueprint:
     for view, slash in product((tracking, inbound), ("/", "")):
         path = f"/<esp>/{view.__name__}{slash}"
         hooks.add_url_rule(path, view_func=view, methods=["POST"])
+    # Mailgun posts a mail's source to URLs that end so, and what it made of it to all others.
+    hooks.add_url_rule("/<esp>/inbound/mime", view_func=inbound, methods=["POST"])
     hooks.url_value_preprocessor(_exempt)
     hooks.url_value_preprocessor(_keep_body)
     return hooks
@@ -91,8 +96,7 @@ def receive(esp_key: str, kind: Kind) -> Response:
     except FetchError as error:
         state.webhook_log.put_off(esp.name, str(error))
         return _again(webhook)
-    delivered = [_emit(app, state, esp, event, kind) for event in events]
-    if all(delivered):
+    if _emit(app, state, esp, events, kind):
         return Response("OK\n", 200, content_type="text/plain")
     return _again(webhook)
 
@@ -161,7 +165,9 @@ def _why_not(
 
 def _reject(state: State, esp_name: str, reason: str) -> Response:
     state.webhook_log.rejected(esp_name, reason)
-    return Response("Not authentic.\n", 401, content_type="text/plain")
+    # Amazon SNS, for one, sends the credentials of a URL only when it is asked for them.
+    challenge = {"WWW-Authenticate": 'Basic realm="webhooks"'}
+    return Response("Not authentic.\n", 401, challenge, content_type="text/plain")
 
 
 def _parse(
@@ -196,27 +202,51 @@ def _complete(
     return errand.events(found)
 
 
-def _emit(app: Flask, state: State, esp: Esp, event: Event, kind: Kind) -> bool:
-    """Call every receiver of one event; tell whether all of them were content.
+def _emit(app: Flask, state: State, esp: Esp, events: Sequence[Event], kind: Kind) -> bool:
+    """Call every receiver of every event; tell whether all of them were content.
 
     Receivers are called one by one, since one that fails must not keep the event from
-    the others.
+    the others. Who they are is asked once, since hundreds of events may come in a post.
     """
-    is_inbound = isinstance(event, InboundEvent)
-    if is_inbound is not (kind == "inbound") and event.event_type is not EventType.UNKNOWN:
-        state.webhook_log.misplaced(esp.name, kind)
-    signal = signals.inbound if is_inbound else signals.tracking
-    content, heard = True, False
-    for receiver in signal.receivers_for(app):
-        heard = True
-        try:
-            app.ensure_sync(receiver)(app, event=event, esp_name=esp.name)
-        except Exception:
-            logger.exception("A receiver of %s failed on %r.", signal.name, event.event_type.value)
-            content = False
-    if not heard:
-        state.webhook_log.unheard(signal.name)
+    content = True
+    receivers: dict[bool, list[Receiver]] = {}
+    for event in events:
+        is_inbound = isinstance(event, InboundEvent)
+        if is_inbound is not (kind == "inbound") and event.event_type is not EventType.UNKNOWN:
+            state.webhook_log.misplaced(esp.name, kind)
+        if is_inbound not in receivers:
+            receivers[is_inbound] = _receivers(app, state, is_inbound)
+        for receiver in receivers[is_inbound]:
+            try:
+                receiver(app, event=event, esp_name=esp.name)
+            except Exception:
+                signal = _signal(is_inbound)
+                logger.exception(
+                    "A receiver of %s failed on %r.", signal.name, event.event_type.value
+                )
+                content = False
     return content
+
+
+def _signal(is_inbound: bool) -> NamedSignal:
+    return signals.inbound if is_inbound else signals.tracking
+
+
+def _receivers(app: Flask, state: State, is_inbound: bool) -> list[Receiver]:
+    """Return a signal's receivers, ready to be called."""
+    signal = _signal(is_inbound)
+    found = [_ready(app, receiver) for receiver in signal.receivers_for(app)]
+    if not found:
+        state.webhook_log.unheard(signal.name)
+    return found
+
+
+def _ready(app: Flask, receiver: Receiver) -> Receiver:
+    """Make a coroutine function an ordinary one; what that takes is missed when it is called."""
+    try:
+        return app.ensure_sync(receiver)
+    except Exception:
+        return lambda *args, **named: app.ensure_sync(receiver)(*args, **named)
 
 
 class WebhookLog:

@@ -8,6 +8,7 @@ import http.client
 import io
 import json
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -461,6 +462,19 @@ def test_an_async_receiver_that_fails_is_a_failure(hooks: Hooks) -> None:
 
     with connected(hooks.app, receiver):
         assert hooks.post("postal", BODIES["postal"]).status_code == 503
+
+
+def test_an_async_receiver_that_cannot_be_run_is_a_failure(
+    hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flask needs an extra to run it; the other receivers run without."""
+    monkeypatch.setitem(sys.modules, "asgiref.sync", None)
+
+    async def receiver(app: Flask, **extra: Any) -> None: ...
+
+    with connected(hooks.app, receiver):
+        assert hooks.post("postal", BODIES["postal"]).status_code == 503
+    assert len(hooks.tracking) == 1
 
 
 def test_a_receiver_defined_in_a_function_is_not_forgotten(hooks: Hooks) -> None:
