@@ -193,7 +193,7 @@ def _how_to_set(full: str, setting: Setting) -> str:
 
 
 def _converted(lookup: Lookup, setting: Setting, key: str, value: Any) -> Any:
-    if setting.secret:
+    if setting.secret and setting.convert is None:
         return as_credential(key, value)
     if setting.name.endswith("_URL"):
         value = as_url(key, value, allow_http=lookup.switch("ALLOW_HTTP"))

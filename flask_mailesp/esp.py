@@ -58,13 +58,14 @@ class Feature(Enum):
 class Setting:
     """One configuration key of an ESP, without the ``MAILESP_<ESP>_`` prefix.
 
-    ``where`` tells a person where the value is found in the ESP's console. A ``secret``
-    is never shown. ``bare`` settings (credentials and URLs) are also looked up without
-    the ``MAILESP_`` prefix. ``env`` names environment variables that are looked at last,
-    for those that a provider's own tools read. Without a ``required`` one nothing can be
-    sent. ``convert(key, value)`` returns the value to use, or raises ConfigurationError
-    naming ``key``; a name that ends in ``_URL`` and a ``default`` that is a bool have their
-    own checks before it.
+    ``where`` tells a person where the value is found in the ESP's console. A ``secret`` is
+    never shown; where it has a ``convert``, that returns a `Secret` or a tuple of them.
+    ``bare`` settings (credentials and URLs) are also looked up without the ``MAILESP_``
+    prefix. ``env`` names environment variables that are looked at last, for those that a
+    provider's own tools read. Without a ``required`` one nothing can be sent.
+    ``convert(key, value)`` returns the value to use, or raises ConfigurationError naming
+    ``key``; a name that ends in ``_URL`` and a ``default`` that is a bool have their own
+    checks before it.
     """
 
     name: str

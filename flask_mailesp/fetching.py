@@ -85,8 +85,7 @@ class Errand:
     def verify(self, fetch: Fetch | None) -> None:
         """Follow what ``verify`` returned. Raises WebhookRejected or FetchError."""
         while fetch is not None:
-            response = self._get(fetch, self._fetcher.count_stranger)
-            found = fetch.resume(response)
+            found = self._resumed(fetch, self._fetcher.count_stranger)
             fetch = found if isinstance(found, Fetch) else None
 
     def events(self, found: Sequence[Event | Fetch] | Fetch | None) -> list[Event]:
@@ -96,24 +95,28 @@ class Errand:
         while waiting:
             item = waiting.pop(0)
             if isinstance(item, Fetch):
-                waiting[:0] = _as_list(item.resume(self._get(item)))
+                waiting[:0] = _as_list(self._resumed(item))
             else:
                 events.append(item)
         return events
 
-    def _get(self, fetch: Fetch, count: Callable[[], None] | None = None) -> HttpResponse:
+    def _resumed(
+        self, fetch: Fetch, count: Callable[[], None] | None = None
+    ) -> Sequence[Event | Fetch] | Fetch | None:
+        """Fetch and go on; an answer is remembered only if it is good for that."""
         url = fetch.request.url
         response = self._fetcher.kept(url) if fetch.keep_seconds else None
         if response is not None:
-            return response
+            return fetch.resume(response)
         if count is not None:
             count()
         response = self._exchange(fetch)
         if not response.complete:
             raise FetchError(f"What {_host(url)} sent broke off or was too large.")
+        found = fetch.resume(response)
         if fetch.keep_seconds and response.status == 200:
             self._fetcher.keep(url, response, fetch.keep_seconds)
-        return response
+        return found
 
     def _exchange(self, fetch: Fetch) -> HttpResponse:
         seconds = self._until - monotonic()

@@ -74,7 +74,8 @@ def _describe(
 
 def request_id(response: HttpResponse) -> str | None:
     """Return the ESP's id of the exchange, where a header gives one."""
-    return response.headers.get("x-request-id")
+    headers = response.headers
+    return headers.get("x-request-id") or headers.get("x-amzn-requestid")
 
 
 def unreadable(

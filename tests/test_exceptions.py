@@ -35,6 +35,7 @@ TREE = {
     "NotSentError": "MailESPError",
     "SendUncertainError": "MailESPError",
     "WebhookRejected": "MailESPError",
+    "FetchError": "MailESPError",
 }
 
 

@@ -344,6 +344,14 @@ def test_an_answer_that_is_no_success_is_not_remembered(hooked: Hooked) -> None:
         assert hooked.post({"url": url}, X_Key_Url=keys.url) == 200
 
 
+def test_neither_is_one_that_did_not_help(hooked: Hooked) -> None:
+    """What once answered with junk is asked again, and not only the next day."""
+    with scripted(Reply(200, b"no"), Reply(200, b"yes")) as keys:
+        url = f"{hooked_url(hooked)}/m"
+        assert hooked.post({"url": url}, X_Key_Url=keys.url) == 401
+        assert hooked.post({"url": url}, X_Key_Url=keys.url) == 200
+
+
 def test_strangers_cannot_have_much_fetched(hooked: Hooked) -> None:
     """Whoever is not authentic yet must not make this app hammer somebody else's server."""
     with scripted(Reply(404, b"")) as keys:

@@ -2122,7 +2122,7 @@ def test_inbound_mail_is_identified_by_mail_and_envelope() -> None:
     assert received(other_mail).key != key
     assert received(other_recipient).key != key
     assert received(PARSED_FORM).key == received(PARSED_FORM).key
-    assert received(PARSED_FORM.replace(b"%PDF", b"%XYZ")).key != received(PARSED_FORM).key
+    assert received(PARSED_FORM.replace(b"%PDF", b"%PDF-1.7")).key != received(PARSED_FORM).key
 
 
 @pytest.mark.parametrize(

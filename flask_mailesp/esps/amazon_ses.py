@@ -673,7 +673,7 @@ def read(call: Call, response: HttpResponse, settings: Settings) -> list[Reading
         return bulk_results(call, response, as_list(data.get("BulkEmailEntryResults")))
     message_id = own_id(data)
     if message_id is None:
-        return whole_call(call, with_id(unreadable(NAME, response), response))
+        return whole_call(call, unreadable(NAME, response))
     return [accepted(part, message_id, Status.QUEUED) for part in call.parts]
 
 
@@ -693,8 +693,7 @@ def refusal(response: HttpResponse, data: Mapping[str, Any]) -> MailESPError:
         kind, hint = (APIError, HINTS["LimitExceededException"]) if late else (kind, _RATE)
     if response.status >= 500:
         kind = None
-    error = failure(NAME, response, code=code, message=said, hint=hint, kind=kind)
-    return with_id(error, response)
+    return failure(NAME, response, code=code, message=said, hint=hint, kind=kind)
 
 
 def error_code(response: HttpResponse, data: Mapping[str, Any]) -> str | None:
@@ -702,12 +701,6 @@ def error_code(response: HttpResponse, data: Mapping[str, Any]) -> str | None:
     header = response.headers.get("x-amzn-errortype", "").partition(":")[0].strip()
     named = (text(data, "__type") or "").rpartition("#")[2]
     return header or named or text(data, "code") or None
-
-
-def with_id(error: MailESPError, response: HttpResponse) -> MailESPError:
-    """Tell Amazon's id of the exchange."""
-    error.request_id = response.headers.get("x-amzn-requestid")
-    return error
 
 
 def bulk_results(call: Call, response: HttpResponse, results: list[Any]) -> list[Reading]:
@@ -718,7 +711,7 @@ def bulk_results(call: Call, response: HttpResponse, results: list[Any]) -> list
             for part, item in zip(call.parts, results, strict=True)
         ]
     what = WITHOUT_EVERY_RECIPIENT if results else "with a body that could not be read"
-    error = with_id(unreadable(NAME, response, what), response)
+    error = unreadable(NAME, response, what)
     ids = [own_id(as_object(item)) for item in results[: len(call.parts)]]
     ids += [None] * (len(call.parts) - len(ids))
     return [_doubtful(part, found, error) for part, found in zip(call.parts, ids, strict=True)]
@@ -736,7 +729,7 @@ def entry_result(part: Part, response: HttpResponse, result: Mapping[str, Any]) 
     if status == "SUCCESS" and message_id is not None:
         return accepted(part, message_id, Status.QUEUED)
     if status is None or status == "SUCCESS":
-        return same_for_all(part, with_id(unreadable(NAME, response), response))
+        return same_for_all(part, unreadable(NAME, response))
     error = failure(
         NAME,
         response,
@@ -745,7 +738,7 @@ def entry_result(part: Part, response: HttpResponse, result: Mapping[str, Any]) 
         hint=ENTRY_HINTS.get(status, ""),
         kind=RateLimitedError if status in PASSING else APIError,
     )
-    return same_for_all(part, with_id(error, response))
+    return same_for_all(part, error)
 
 
 # --- webhooks: what Amazon SNS wraps around ---------------------------------------------

@@ -127,7 +127,9 @@ SETTINGS = (
     ),
     Setting("SENDER_DOMAIN", where=WHERE_DOMAIN, bare=True, convert=domain_setting),
     Setting("API_URL", default="https://api.mailgun.net/v3", bare=True, convert=base_url),
-    Setting("WEBHOOK_SIGNING_KEY", where=WHERE_SIGNING_KEY, bare=True, convert=signing_keys),
+    Setting(
+        "WEBHOOK_SIGNING_KEY", where=WHERE_SIGNING_KEY, secret=True, bare=True, convert=signing_keys
+    ),
 )
 
 SUPPORTS = frozenset(
@@ -686,26 +688,6 @@ def json_digest(body: bytes) -> bytes:
     return sha256(b"json" + canonical).digest()
 
 
-def form_digest(form: Form) -> bytes:
-    """Return a digest of a form's content without what is signed, which may be signed anew.
-
-    The names and sizes of the files stand for them.
-    """
-    about = [
-        part
-        for name, value in form.fields
-        if name not in SIGNED_FIELDS
-        for part in (name.encode(), value)
-    ]
-    for file in form.files:
-        about += [file.name.encode(), file.filename.encode(), b"%d" % len(file.data)]
-    digest = sha256()
-    for part in about:  # each with its length, so that they do not run together
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
-    return digest.digest()
-
-
 def parse(request: WebhookRequest, settings: Settings) -> tuple[TrackingEvent | InboundEvent, ...]:
     """Read a webhook or inbound mail; whatever else becomes one unknown event."""
     if is_form(request):
@@ -866,7 +848,7 @@ def to_inbound(form: Form) -> InboundEvent:
     https://documentation.mailgun.com/docs/mailgun/user-manual/receive-forward-store/receive-http
     """
     source = raw_source(form)
-    digest = form_digest(form).hex()
+    digest = form.digest(without=SIGNED_FIELDS, whole_files=False).hex()
     return InboundEvent(
         message=parsed_message(form) if source is None else raw_message(form, source),
         esp_event=field_texts(form),

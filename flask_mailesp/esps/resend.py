@@ -81,12 +81,14 @@ SETTINGS = (
     Setting(
         "SIGNING_SECRET",
         where="Resend > Webhooks > the endpoint for tracking > Signing Secret",
+        secret=True,
         bare=True,
         convert=svix.secrets,
     ),
     Setting(
         "INBOUND_SECRET",
         where="Resend > Webhooks > the endpoint for inbound mail > Signing Secret",
+        secret=True,
         bare=True,
         convert=svix.secrets,
     ),

@@ -952,7 +952,7 @@ class InboundMail:
     def event(self) -> InboundEvent:
         """Return the event; retries are told by mail and envelope."""
         source = self.source()
-        digest = self.form.digest() if source is None else sha256(source).digest()
+        digest = self.form.digest(whole_files=False) if source is None else sha256(source).digest()
         return InboundEvent(
             message=self.parsed() if source is None else self.raw(source),
             esp_event=self.fields(),
