@@ -341,9 +341,11 @@ def _send_many(
 ) -> Iterator[SendResult]:
     from .many import deliver_many
 
-    for message, result in deliver_many(
-        mailer, messages, workers, lambda message: _announce_send(app, mailer, message)
-    ):
+    def before(message: Message) -> SendResult | None:
+        return _announce_send(app, mailer, message)
+
+    def after(message: Message, result: SendResult) -> None:
         if result.outcome is not Outcome.CANCELLED:
             _announce_result(app, message, result)
-        yield result
+
+    yield from deliver_many(mailer, messages, workers, before, after)

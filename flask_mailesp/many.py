@@ -1,38 +1,178 @@
-"""Many messages: the ESP's multi-message endpoint, or several requests at once."""
+"""Many messages: the ESP's multi-message endpoint, or several requests at once.
+
+Messages are taken from the iterable, announced and built in the caller's thread; what has
+been built is exchanged in others meanwhile. A *job* is what one thread does at a time: one
+message, or the messages of one batch.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import copy_context
 from copy import copy
-from itertools import islice
+from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from .delivery import Delivery, Mailer, deliver, prepared_for, stops
 from .esp import Call
-from .exceptions import InvalidMessageError, MailESPError
+from .exceptions import MailESPError
 from .message import Message, PreparedMessage
 from .results import Outcome, Recipients, SendResult
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    from concurrent.futures import Executor
 
 Before = Callable[[Message], SendResult | None]
+After = Callable[[Message, SendResult], None]
 
-_AT_ONCE = 500  # messages gathered for a multi-message endpoint
+# How much is gathered for a multi-message endpoint at once. An ESP's room cuts it to the
+# ESP's own limits; these are near the usual ones, and bound the memory that a batch takes.
+_COPIES = 500
+_BYTES = 36_000_000  # of bodies and attachments; base64 makes 48 MB of them
+_BATCHES = 2  # the one whose results are due, and the next
 
 
 def deliver_many(
-    mailer: Mailer, messages: Iterable[Message], workers: int, before: Before
-) -> Iterator[tuple[Message, SendResult]]:
-    """Yield each message with its result, in order.
+    mailer: Mailer, messages: Iterable[Message], workers: int, before: Before, after: After
+) -> Iterator[SendResult]:
+    """Yield a result for each message, in order.
 
-    ``before(message)`` runs first, in the caller's thread; if it returns a result, that is
-    the message's. Messages are taken from the iterable only as they are needed.
+    ``before(message)`` runs before a message is prepared; if it returns a result, that is
+    the message's. ``after(message, result)`` runs once for every message that has a result,
+    even if the iteration ends early. Both run in the caller's thread. Messages are taken from
+    the iterable only as they are needed; should it fail, the results of what has been
+    started come first.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     if mailer.esp.build_many is not None:
-        return _by_batches(mailer, iter(messages), before)
-    return _by_workers(mailer, messages, max(1, workers), before)
+        jobs, threads, ahead = _batches(mailer, messages, before), _BATCHES, _BATCHES
+    else:
+        jobs, threads = _singles(mailer, messages, before), max(1, workers)
+        ahead = 2 * threads
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="mailesp")
+    return _in_order(pool, jobs, ahead, after)
+
+
+class _Gate:
+    """Says whether jobs may still begin. Once it is shut, what has not begun never will."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.is_shut = False
+
+    def shut(self) -> None:
+        with self.lock:
+            self.is_shut = True
+
+
+class _Job:
+    """Messages and, once ``work`` has been done in another thread, their results."""
+
+    def __init__(self, messages: Sequence[Message], work: Callable[[], list[SendResult]]) -> None:
+        self.messages = messages
+        self.results: list[SendResult] = []
+        self.begun = False
+        self._work = work
+        self._error: BaseException | None = None
+        self._unfinished = Lock()
+        self._unfinished.acquire()
+
+    def run(self, gate: _Gate) -> None:
+        """Do the work, unless it is too late to begin."""
+        if not self.claim(gate):
+            return
+        try:
+            self.results = self._work()
+        except BaseException as error:
+            self._error = error
+        self._unfinished.release()
+
+    def claim(self, gate: _Gate) -> bool:
+        """Begin; return False where it is too late, or somebody has."""
+        with gate.lock:
+            first = not (gate.is_shut or self.begun)
+            self.begun |= first
+            return first
+
+    @classmethod
+    def known(cls, messages: Sequence[Message], results: list[SendResult]) -> _Job:
+        """Return a job with results for which no work is needed."""
+        job = cls(messages, list)
+        job.results = results
+        job.begun = True
+        job._unfinished.release()
+        return job
+
+    def outcomes(self) -> Iterable[tuple[Message, SendResult]]:
+        """Wait for the work, and return what there is to tell."""
+        with self._unfinished:
+            return zip(self.messages, self.results)  # noqa: B905 - all of them, or none
+
+    def raise_for_defect(self) -> None:
+        """Raise what the work raised; whatever befalls a message is in its result instead."""
+        if self._error is not None:
+            raise self._error
+
+
+def _in_order(
+    pool: Executor, jobs: Iterator[_Job], ahead: int, after: After
+) -> Iterator[SendResult]:
+    """Yield the results of jobs, of which at most ``ahead`` are under way."""
+    gate = _Gate()
+    waiting: deque[_Job] = deque()
+    known: deque[tuple[Message, SendResult]] = deque()
+    try:
+        trouble = _take(pool, gate, jobs, waiting, ahead)
+        while waiting:
+            outcomes = waiting[0].outcomes()
+            waiting[0].raise_for_defect()
+            known.extend(outcomes)
+            waiting.popleft()
+            while known:
+                message, result = known.popleft()
+                after(message, result)
+                yield result
+            trouble = trouble or _take(pool, gate, jobs, waiting, ahead)
+        if isinstance(trouble, Exception):
+            raise trouble
+    finally:
+        gate.shut()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for job in waiting:
+            known.extend(job.outcomes() if job.begun else ())
+        for message, result in known:
+            after(message, result)
+        pool.shutdown()
+
+
+def _take(
+    pool: Executor, gate: _Gate, jobs: Iterator[_Job], waiting: deque[_Job], ahead: int
+) -> Exception | bool:
+    """Start jobs until enough are under way; return what ended them, if anything did."""
+    try:
+        while len(waiting) < ahead:
+            job = next(jobs, None)
+            if job is None:
+                return True
+            waiting.append(job)  # before it starts: Ctrl-C may come between the two
+            if not job.begun:
+                _start(pool, gate, job, waiting)
+    except Exception as error:  # raised again once the results of what was started are out
+        return error
+    return False
+
+
+def _start(pool: Executor, gate: _Gate, job: _Job, waiting: deque[_Job]) -> None:
+    """Have a thread do the work, in which receivers of signals find the caller's context."""
+    try:
+        pool.submit(copy_context().run, job.run, gate)
+    except RuntimeError:  # no thread can be started, or the interpreter is shutting down
+        if job.claim(gate):
+            waiting.pop()
+        raise
 
 
 def _failed(mailer: Mailer, error: Exception) -> SendResult:
@@ -53,77 +193,86 @@ def _announced(mailer: Mailer, message: Message, before: Before) -> SendResult |
 # --- several requests at once ----------------------------------------------------------
 
 
-def _by_workers(
-    mailer: Mailer, messages: Iterable[Message], workers: int, before: Before
-) -> Iterator[tuple[Message, SendResult]]:
-    from concurrent.futures import ThreadPoolExecutor
+def _singles(mailer: Mailer, messages: Iterable[Message], before: Before) -> Iterator[_Job]:
+    for message in messages:
+        known = _announced(mailer, message, before)
+        yield _single(mailer, message) if known is None else _Job.known([message], [known])
 
-    waiting: deque[tuple[Message, Future[SendResult] | SendResult]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="mailesp")
+
+def _single(mailer: Mailer, message: Message) -> _Job:
+    # A copy: the caller may fill in the same message again for the next recipient.
+    return _Job([message], partial(_deliver, mailer, copy(message)))
+
+
+def _deliver(mailer: Mailer, message: Message) -> list[SendResult]:
     try:
-        for message in messages:
-            known = _announced(mailer, message, before)
-            # A copy: the caller may fill in the same message again for the next recipient.
-            job = known or pool.submit(_deliver, mailer, copy(message))
-            waiting.append((message, job))
-            if len(waiting) >= 2 * workers:
-                yield _next_of(waiting)
-        while waiting:
-            yield _next_of(waiting)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _deliver(mailer: Mailer, message: Message) -> SendResult:
-    try:
-        return deliver(mailer, message)
+        return [deliver(mailer, message)]
     except Exception as error:
-        return _failed(mailer, error)
-
-
-def _next_of(
-    waiting: deque[tuple[Message, Future[SendResult] | SendResult]],
-) -> tuple[Message, SendResult]:
-    message, outcome = waiting.popleft()
-    return message, outcome if isinstance(outcome, SendResult) else outcome.result()
+        return [_failed(mailer, error)]
 
 
 # --- a multi-message endpoint ----------------------------------------------------------
 
 
-def _by_batches(
-    mailer: Mailer, messages: Iterator[Message], before: Before
-) -> Iterator[tuple[Message, SendResult]]:
-    while True:
-        batch: list[Message] = []
-        results: list[SendResult | None] = []
-        prepared: dict[int, PreparedMessage] = {}
-        for message in islice(messages, _AT_ONCE):
-            known = _announced(mailer, message, before)
-            if known is None:
-                try:  # at once: the caller may fill in the same message again
-                    prepared[len(batch)] = prepared_for(mailer, message)
-                except Exception as error:
-                    known = _failed(mailer, error)
-            batch.append(message)
-            results.append(known)
-        if not batch:
-            return
-        _send_batch(mailer, prepared, results)
-        for message, result in zip(batch, results, strict=True):
-            assert result is not None  # noqa: S101 - every index has been filled
-            yield message, result
+def _batches(mailer: Mailer, messages: Iterable[Message], before: Before) -> Iterator[_Job]:
+    batch = _Batch(mailer)
+    for message in messages:
+        batch.add(message, before)
+        if batch.is_full:
+            yield batch.built()
+            batch = _Batch(mailer)
+    if batch.messages:
+        yield batch.built()
 
 
-def _send_batch(
-    mailer: Mailer, prepared: dict[int, PreparedMessage], results: list[SendResult | None]
-) -> None:
-    """Exchange the calls for some messages and fill in their results."""
-    calls = _built(mailer, prepared, results)
-    deliveries = {index: Delivery(mailer) for index in prepared}
-    _exchange_all(mailer, calls, list(deliveries.values()))
-    for index, delivery in deliveries.items():
-        results[index] = delivery.result(prepared[index].recipients)
+class _Batch:
+    """Messages that are built together, and the results that are known so far."""
+
+    def __init__(self, mailer: Mailer) -> None:
+        self.mailer = mailer
+        self.messages: list[Message] = []
+        self.results: list[SendResult | None] = []
+        self.prepared: dict[int, PreparedMessage] = {}
+        self._copies = 0
+        self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        return max(self._copies, len(self.messages)) >= _COPIES or self._bytes >= _BYTES
+
+    def add(self, message: Message, before: Before) -> None:
+        """Prepare one more message."""
+        result = _announced(self.mailer, message, before)
+        if result is None:
+            try:  # at once: the caller may fill in the same message again
+                prepared = prepared_for(self.mailer, message)
+            except Exception as error:
+                result = _failed(self.mailer, error)
+            else:
+                self.prepared[len(self.messages)] = prepared
+                copies = len(prepared.to) if prepared.is_batch else 1
+                self._copies += copies
+                self._bytes += copies * _weight(prepared)
+        self.messages.append(message)
+        self.results.append(result)
+
+    def built(self) -> _Job:
+        """Build the requests; what is left to do is to exchange them."""
+        calls = _built(self.mailer, self.prepared, self.results)
+        return _Job(self.messages, partial(self._exchange, calls))
+
+    def _exchange(self, calls: Sequence[Call]) -> list[SendResult]:
+        deliveries = {index: Delivery(self.mailer) for index in self.prepared}
+        _exchange_all(self.mailer, calls, list(deliveries.values()))
+        for index, delivery in deliveries.items():
+            self.results[index] = delivery.result(self.prepared[index].recipients)
+        return [result for result in self.results if result is not None]  # which is all
+
+
+def _weight(message: PreparedMessage) -> int:
+    """Return about how many bytes of a message are held until its batch is sent."""
+    words = len(message.body or "") + len(message.html or "")
+    return words + sum(len(item.data) for item in message.attachments)
 
 
 def _built(
@@ -134,11 +283,11 @@ def _built(
     assert build_many is not None  # noqa: S101 - checked by deliver_many
     try:
         return list(build_many(list(prepared.values()), mailer.settings))
-    except InvalidMessageError:
+    except Exception:
         for index, message in list(prepared.items()):
             try:
                 list(mailer.esp.build(message, mailer.settings))
-            except InvalidMessageError as error:
+            except Exception as error:
                 results[index] = _failed(mailer, error)
                 del prepared[index]
         return list(build_many(list(prepared.values()), mailer.settings))

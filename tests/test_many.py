@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import _thread
 import json
+import signal
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from flask import Flask
 from scripted import Reply, Request, scripted
 
-from flask_mailesp import CancelSend, MailESP, Message, SendResult, signals
+from flask_mailesp import CancelSend, MailESP, Message, SendResult, many, signals
 from flask_mailesp.exceptions import (
     InvalidAddressError,
     NotSentError,
@@ -35,8 +38,12 @@ def app_for(esp: str, url: str) -> tuple[Flask, MailESP]:
     return app, MailESP(app)
 
 
+def one_by_one(count: int) -> Iterator[Message]:
+    return (Message(f"No. {n}", to=f"user{n}@example.com", body="Hi") for n in range(count))
+
+
 def numbered(count: int) -> list[Message]:
-    return [Message(f"No. {n}", to=f"user{n}@example.com", body="Hi") for n in range(count)]
+    return list(one_by_one(count))
 
 
 def postmark(request: Request) -> Reply:
@@ -64,10 +71,11 @@ def test_postmark_takes_500_messages_in_one_request() -> None:
             results = list(mail.send_many(numbered(1_001)))
 
     assert [result.message_id for result in results] == [f"No. {n}" for n in range(1_001)]
-    assert [len(json.loads(request.body)) for request in server.requests] == [500, 500, 1]
+    assert sorted(len(json.loads(request.body)) for request in server.requests) == [1, 500, 500]
 
 
 def test_messages_are_taken_from_an_endless_iterable_as_they_are_needed() -> None:
+    """At most one batch ahead of the one whose results are due."""
     taken = 0
 
     def endless() -> Iterator[Message]:
@@ -82,8 +90,8 @@ def test_messages_are_taken_from_an_endless_iterable_as_they_are_needed() -> Non
             for _ in zip(range(10), mail.send_many(endless()), strict=False):
                 pass
 
-    assert taken == 500
-    assert len(server.requests) == 1
+    assert taken == 1_000
+    assert 1 <= len(server.requests) <= 2
 
 
 def test_postal_gets_several_requests_at_once_and_results_stay_in_order() -> None:
@@ -132,7 +140,10 @@ def test_a_message_that_cannot_be_sent_is_its_own_affair(esp: str) -> None:
 
 
 def test_ids_of_an_earlier_batch_survive_the_failure_of_a_later_one() -> None:
-    with scripted(postmark, Reply(500, b"oops")) as server:
+    def second_fails(request: Request) -> Reply:
+        return postmark(request) if b"No. 499" in request.body else Reply(500, b"oops")
+
+    with scripted(second_fails) as server:
         app, mail = app_for("postmark", server.url)
         with app.app_context():
             results = list(mail.send_many(numbered(600)))
@@ -243,3 +254,184 @@ def test_the_number_of_workers_is_checked_at_once(workers: Any) -> None:
     app, mail = app_for("postal", "http://127.0.0.1:1")
     with app.app_context(), pytest.raises(ValueError, match="workers"):
         mail.send_many([], workers=workers)
+
+
+# --- batches overlap -------------------------------------------------------------------
+
+
+def test_a_batch_is_sent_while_the_one_before_it_is_on_the_wire() -> None:
+    """Neither is answered before the server has both of them."""
+    both = threading.Barrier(2, timeout=10)
+
+    def together(request: Request) -> Reply:
+        both.wait()
+        return postmark(request)
+
+    with scripted(together) as server:
+        app, mail = app_for("postmark", server.url)
+        with app.app_context():
+            results = list(mail.send_many(numbered(1_000)))
+
+    assert [result.message_id for result in results] == [f"No. {n}" for n in range(1_000)]
+
+
+def test_memory_does_not_grow_with_the_number_of_messages() -> None:
+    """What has been reported is let go."""
+    alive = 0
+    most = 0
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def stream() -> Iterator[Message]:
+        nonlocal alive, most
+        for n in range(4_000):
+            message = Message(f"No. {n}", to="you@example.com", body="Hi")
+            alive += 1
+            most = max(most, alive)
+            weakref.finalize(message, gone)
+            yield message
+
+    with scripted(postmark) as server:
+        app, mail = app_for("postmark", server.url)
+        with app.app_context():
+            assert sum(1 for _ in mail.send_many(stream())) == 4_000
+
+    assert most <= 1_510
+
+
+def test_a_batch_is_cut_by_what_its_messages_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attachments are held until their batch is sent."""
+    monkeypatch.setattr(many, "_BYTES", 3_000)
+    messages = numbered(7)
+    for message in messages:
+        message.attach("data.bin", "application/octet-stream", bytes(1_000))
+    with scripted(postmark) as server:
+        app, mail = app_for("postmark", server.url)
+        with app.app_context():
+            results = list(mail.send_many(messages))
+
+    assert sorted(len(json.loads(request.body)) for request in server.requests) == [1, 3, 3]
+    assert {result.outcome for result in results} == {"accepted"}
+
+
+def test_the_copies_of_a_merge_count_towards_a_batch() -> None:
+    """One message may be hundreds of copies."""
+    to = [f"user{n}@example.com" for n in range(300)]
+    merges = [
+        Message(to=to, template_id="welcome", merge_data={"user1@example.com": {"n": 1}})
+        for _ in range(4)
+    ]
+    with scripted(postmark) as server:
+        app, mail = app_for("postmark", server.url)
+        with app.app_context():
+            results = mail.send_many(merges)
+            next(results)
+            results.close()  # type: ignore[attr-defined]
+
+    sizes = [len(json.loads(request.body)["Messages"]) for request in server.requests]
+    assert sorted(sizes)[-2:] in ([100, 500], [500, 500])
+    assert {sum(sizes)} <= {600, 1_200}
+
+
+# --- ending early ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def told() -> Iterator[Callable[[Flask], list[str]]]:
+    """Collect the subjects that post_send tells of, with what became of them."""
+    receivers = []
+
+    def collect(app: Flask) -> list[str]:
+        subjects: list[str] = []
+
+        def after(app: Flask, message: Message, result: SendResult, **extra: object) -> None:
+            subjects.append(f"{message.subject} {result.outcome}")
+
+        receivers.append(signals.post_send.connect(after, app))
+        return subjects
+
+    yield collect
+    for receiver in receivers:
+        signals.post_send.disconnect(receiver)
+
+
+def subjects_of(request: Request) -> list[str]:
+    body = json.loads(request.body)
+    return [item["Subject"] for item in body] if isinstance(body, list) else [body["subject"]]
+
+
+@pytest.mark.parametrize("esp", ["postmark", "postal"])
+def test_post_send_tells_of_everything_that_was_sent_before_a_break(
+    esp: str, told: Callable[[Flask], list[str]]
+) -> None:
+    """Though nobody asked for the results any more: once for each message, in order."""
+    with scripted(postmark if esp == "postmark" else postal) as server:
+        app, mail = app_for(esp, server.url)
+        seen = told(app)
+        with app.app_context():
+            for _ in mail.send_many(numbered(2_000), workers=4):
+                break
+        sent = [subject for request in server.requests for subject in subjects_of(request)]
+
+    assert 0 < len(sent) < 2_000
+    assert seen == [f"No. {n} accepted" for n in range(len(sent))]
+
+
+@pytest.mark.parametrize(("esp", "started"), [("postmark", 500), ("postal", 700)])
+def test_a_failing_iterable_costs_no_result_of_what_was_started(esp: str, started: int) -> None:
+    """Its error comes after them; a batch that it left unfinished is not sent."""
+
+    def fails() -> Iterator[Message]:
+        yield from numbered(700)
+        raise LookupError("the database is gone")
+
+    results: list[SendResult] = []
+    with scripted(postmark if esp == "postmark" else postal) as server:
+        app, mail = app_for(esp, server.url)
+        with app.app_context(), pytest.raises(LookupError):
+            results.extend(mail.send_many(fails()))
+        sent = [subject for request in server.requests for subject in subjects_of(request)]
+
+    assert [result.outcome for result in results] == ["accepted"] * started
+    assert len(sent) == started
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Give a function that interrupts the main thread, whichever thread calls it.
+
+    A process that was started in the background ignores Ctrl-C, so the handler is set here.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield _thread.interrupt_main
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("esp", ["postmark", "postal"])
+def test_ctrl_c_waits_for_what_is_on_the_wire_and_starts_nothing_more(
+    esp: str, told: Callable[[Flask], list[str]], ctrl_c: Callable[[], None]
+) -> None:
+    """What was sent is told of, what was not started is not sent."""
+    answer = postmark if esp == "postmark" else postal
+    once = iter([ctrl_c])
+    interrupted = threading.Event()
+
+    def interrupting(request: Request) -> Reply:
+        for interrupt in once:
+            interrupt()
+            interrupted.wait(0.2)
+        return answer(request)
+
+    with scripted(interrupting) as server:
+        app, mail = app_for(esp, server.url)
+        seen = told(app)
+        with app.app_context(), pytest.raises(KeyboardInterrupt):
+            list(mail.send_many(one_by_one(1_000_000), workers=2))
+        sent = [subject for request in server.requests for subject in subjects_of(request)]
+
+    assert 0 < len(sent) <= 1_000
+    assert sorted(seen) == sorted(f"{subject} accepted" for subject in sent)
