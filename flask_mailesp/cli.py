@@ -10,13 +10,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flask import Flask
 
+    from .bulk import Failures, Run
     from .console import Finding
     from .extension import State
     from .rehearsal import Rehearsal
@@ -216,6 +219,99 @@ def _say_result_json(result: SendResult) -> None:
             "outcome": str(result.outcome),
             "recipients": recipients,
             "error": error,
+        }
+    )
+
+
+# --- send-many -------------------------------------------------------------------------
+
+
+@mailesp.command("send-many")
+@click.argument("file")
+@click.option("--using", metavar="NAME", help="One of the mailers in MAILESP_MAILERS.")
+@click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64))
+@click.option("--failures", metavar="FILE", help="Default: FILE.failed.jsonl, beside FILE.")
+@as_json_option
+def send_many(
+    file: str, using: str | None, workers: int, failures: str | None, as_json: bool
+) -> None:
+    """Send the messages in FILE, one JSON object of Message.to_dict() on each line.
+
+    What failed is written to another file, each line with its error. The exit code is 1 if
+    anything is in it.
+    """
+    from .bulk import Failures, Run
+
+    path = failures or f"{file}.failed.jsonl"
+    with the_app() as (app, state), _source(file) as source, Failures(_absent(path)) as failed:
+        state.mailer(using)
+        with _progress(source) as bar:
+            run = Run(source, failed, bar.update)
+            run.send(app, using, workers)
+    (_say_run_json if as_json else _say_run)(run, failed)
+    sys.exit(130 if run.interrupted else 1 if failed.count else 0)
+
+
+@contextmanager
+def _source(file: str) -> Iterator[IO[bytes]]:
+    from .terminal import Misuse
+
+    try:
+        source = open(file, "rb")  # noqa: SIM115 - only opening it is tried
+    except (OSError, ValueError) as error:
+        raise Misuse(f"{file} cannot be read.") from error
+    with source:
+        yield source
+
+
+def _absent(path: str) -> Path:
+    """Return the path of a file that is to be made. What is there may be all that is known."""
+    from pathlib import Path
+
+    from .terminal import Misuse
+
+    found = Path(path)
+    if found.exists():
+        raise Misuse(f"{path} is there already, from another run; move it, or give --failures.")
+    if not found.parent.is_dir():
+        raise Misuse(f"There is no directory for {path}.")
+    return found
+
+
+def _progress(source: IO[bytes]) -> Any:
+    """Return a bar over the bytes of the file; where there is no terminal, none is drawn."""
+    import os
+
+    size = os.fstat(source.fileno()).st_size
+    return click.progressbar(
+        length=size,
+        label="Sending",
+        file=sys.stderr,
+        show_pos=False,
+        hidden=not sys.stderr.isatty(),
+    )
+
+
+def _say_run(run: Run, failed: Failures) -> None:
+    from .terminal import say, say_table
+
+    if run.outcomes:
+        say_table([(word, str(count)) for word, count in run.outcomes.most_common()])
+    if failed.count:
+        say(f"What failed is in {failed.path}.", err=True)
+    if run.interrupted:
+        say(f"Interrupted: of the file, {run.lines} lines were read.", err=True)
+
+
+def _say_run_json(run: Run, failed: Failures) -> None:
+    from .terminal import say_json
+
+    say_json(
+        {
+            "outcomes": dict(run.outcomes),
+            "lines": run.lines,
+            "interrupted": run.interrupted,
+            "failures": str(failed.path) if failed.count else None,
         }
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import _thread
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
@@ -48,3 +50,16 @@ def make_app() -> Iterator[MakeApp]:
 def app(make_app: MakeApp) -> Flask:
     """Return an app that sends through Postmark, with a default sender."""
     return make_app(**CREDENTIALS["postmark"], MAILESP_SEND_DEFAULTS={"sender": "from@example.com"})
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Give a function that interrupts the main thread, whichever thread calls it.
+
+    A process that was started in the background ignores Ctrl-C, so the handler is set here.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield _thread.interrupt_main
+    finally:
+        signal.signal(signal.SIGINT, before)

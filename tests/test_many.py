@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
 import json
-import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -396,19 +394,6 @@ def test_a_failing_iterable_costs_no_result_of_what_was_started(esp: str, starte
 
     assert [result.outcome for result in results] == ["accepted"] * started
     assert len(sent) == started
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[Callable[[], None]]:
-    """Give a function that interrupts the main thread, whichever thread calls it.
-
-    A process that was started in the background ignores Ctrl-C, so the handler is set here.
-    """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield _thread.interrupt_main
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("esp", ["postmark", "postal"])
