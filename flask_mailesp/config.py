@@ -9,10 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from datetime import timezone, tzinfo
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from .address import CONTROLS, idna_encoder
+from .address import (
+    CONTROLS,
+    Address,
+    address_key,
+    encode_domain,
+    idna_encoder,
+    parse_address,
+)
 from .esp import Esp, Secret, SecretBytes, Setting, Settings, Veiled, veiled
 from .exceptions import ConfigurationError, InvalidMessageError
 from .message import Message
@@ -20,6 +27,9 @@ from .patterns import pattern
 from .prepare import PrepareOptions
 from .records import record
 from .registry import all_esps, load_plugin, plugin_names
+
+if TYPE_CHECKING:
+    from .rails import Rails
 
 _MISSING: Final[Any] = object()
 _HOST = pattern(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
@@ -45,6 +55,9 @@ GENERAL = frozenset(
         "URL_PREFIX",
         "ALLOW_HTTP",
         "TLS_VERIFY",
+        "REDIRECT_TO",
+        "ALLOW_RECIPIENTS",
+        "SUPPRESS_SEND",
     }
 )
 OF_ANY_ESP = frozenset({"SEND_DEFAULTS", "WEBHOOK_SECRET"})
@@ -477,6 +490,44 @@ def _as_attributes(defaults: Mapping[str, Any]) -> dict[str, Any]:
     except InvalidMessageError as error:
         raise ConfigurationError(f"In SEND_DEFAULTS, {error}") from None
     return {name: getattr(message, name) for name in defaults}
+
+
+# --- safety rails ----------------------------------------------------------------------
+
+
+def rails(lookup: Lookup, options: PrepareOptions) -> Rails | None:
+    """Return the app's safety rails, or None if it has none."""
+    key, target = lookup.get("REDIRECT_TO")
+    allow_key, allow = lookup.get("ALLOW_RECIPIENTS")
+    suppress = lookup.switch("SUPPRESS_SEND")
+    if target is None and allow is None and not suppress:
+        return None
+    from .rails import Rails, matching
+
+    address = None if target is None else _mailbox(key, target, options)
+    allows = None if allow is None else matching(_patterns(allow_key, allow))
+    if address is not None and allows is not None and not allows(address):
+        raise ConfigurationError(f"{allow_key} does not allow the address in {key}.")
+    return Rails(address, allows, suppress)
+
+
+def _mailbox(key: str, value: Any, options: PrepareOptions) -> Address:
+    try:
+        return encode_domain(parse_address(value, key), options.idna, key)
+    except InvalidMessageError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def _patterns(key: str, value: Any) -> list[str]:
+    """Return patterns for addresses; a list of none allows nobody."""
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, (list, tuple, set, frozenset)) or not all(
+        isinstance(item, str) and all(item.strip().rpartition("@")[::2]) for item in patterns
+    ):
+        raise ConfigurationError(
+            f'{key} must be a list of addresses and patterns such as "*@example.com".'
+        )
+    return [address_key(item.strip()) for item in patterns]
 
 
 # --- unknown keys ----------------------------------------------------------------------

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from . import features
@@ -36,6 +36,9 @@ from .outcomes import unreadable, whole_call
 from .prepare import PrepareOptions, prepare
 from .records import field, record, replace
 from .results import ACCEPTED, Attempt, Outcome, Recipients, RecipientStatus, SendResult, Status
+
+if TYPE_CHECKING:
+    from .rails import Rails
 
 logger = logging.getLogger("flask_mailesp")
 
@@ -71,6 +74,7 @@ class Mailer:
     ignore_unsupported: bool = False
     ignore_recipient_status: bool = False
     log_exchanges: bool = False
+    rails: Rails | None = None
 
 
 def deliver(mailer: Mailer, message: Message) -> SendResult:
@@ -80,6 +84,8 @@ def deliver(mailer: Mailer, message: Message) -> SendResult:
     """
     try:
         prepared = prepared_for(mailer, message)
+        if mailer.rails is not None:
+            return _within_rails(mailer, mailer.rails, prepared)
         calls = mailer.esp.build(prepared, mailer.settings)
         return Delivery(mailer).run(prepared.recipients, calls)
     except InvalidMessageError as error:
@@ -87,9 +93,28 @@ def deliver(mailer: Mailer, message: Message) -> SendResult:
         raise
 
 
+def _within_rails(mailer: Mailer, rails: Rails, prepared: PreparedMessage) -> SendResult:
+    """Send a message as far as the safety rails let it go."""
+    if not prepared.recipients:
+        return rails.refused(mailer.esp.name, prepared)
+    calls = mailer.esp.build(prepared, mailer.settings)
+    if rails.suppress:
+        for _ in calls:  # what cannot be built is an error here, too
+            pass
+        return rails.suppressed(mailer.esp.name, prepared)
+    return rails.told(prepared, Delivery(mailer).run(prepared.recipients, calls))
+
+
 def prepared_for(mailer: Mailer, message: Message) -> PreparedMessage:
-    """Return a message as the mailer's ESP can take it, or raise InvalidMessageError."""
+    """Return a message as the mailer's ESP can take it, or raise InvalidMessageError.
+
+    Where safety rails leave it no recipient, nothing more is asked of it.
+    """
     prepared = prepare(message, mailer.defaults, mailer.options, mailer.esp.key)
+    if mailer.rails is not None:
+        prepared = mailer.rails.applied(prepared)
+        if not prepared.recipients:
+            return prepared
     prepared = refuse_unsupported(mailer, prepared)
     if prepared.idempotency_key is None and Feature.IDEMPOTENCY_KEY in mailer.esp.supports:
         return replace(prepared, idempotency_key=secrets.token_hex(16))

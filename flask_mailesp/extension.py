@@ -39,6 +39,7 @@ class State:
         self.general = general
         self.lookup = lookup
         self.transport = transport
+        self.rails = config.rails(lookup, general.options)
         self.mailers: dict[str, Mailer] = {}
         self.hooks: dict[str, tuple[Esp, Settings]] = {}
         self.webhook_log = WebhookLog()
@@ -127,6 +128,13 @@ class MailESP:
             Accept ``http://`` API URLs beyond this machine. Default False.
         ``TLS_VERIFY``
             True (default), the path of a CA bundle, or False in debug and testing.
+        ``REDIRECT_TO``
+            An address that gets all mail in place of its recipients; for staging.
+        ``ALLOW_RECIPIENTS``
+            A list of addresses and patterns such as ``"*@example.com"``: mail goes to nobody
+            else; for staging.
+        ``SUPPRESS_SEND``
+            Do everything but send: no message leaves. Default False.
         ``DEBUG_API_REQUESTS``
             Log every exchange with the ESP, without credentials and content. Default False.
         ``MAILBOX``
@@ -284,6 +292,7 @@ def _mailer(state: State, name: str, place: str, own: Mapping[str, Any], esp: Es
         ignore_unsupported=lookup.switch("IGNORE_UNSUPPORTED_FEATURES"),
         ignore_recipient_status=lookup.switch("IGNORE_RECIPIENT_STATUS"),
         log_exchanges=state.general.debug_api_requests,
+        rails=state.rails,
     )
 
 
@@ -345,7 +354,7 @@ def _send_many(
         return _announce_send(app, mailer, message)
 
     def after(message: Message, result: SendResult) -> None:
-        if result.outcome is not Outcome.CANCELLED:
+        if result.outcome is not Outcome.CANCELLED or result.recipients:  # only suppressed
             _announce_result(app, message, result)
 
     yield from deliver_many(mailer, messages, workers, before, after)

@@ -249,12 +249,19 @@ class _Batch:
             except Exception as error:
                 result = _failed(self.mailer, error)
             else:
-                self.prepared[len(self.messages)] = prepared
-                copies = len(prepared.to) if prepared.is_batch else 1
-                self._copies += copies
-                self._bytes += copies * _weight(prepared)
+                result = self._take(prepared)
         self.messages.append(message)
         self.results.append(result)
+
+    def _take(self, prepared: PreparedMessage) -> SendResult | None:
+        rails = self.mailer.rails
+        if rails is not None and not prepared.recipients:
+            return rails.refused(self.mailer.esp.name, prepared)
+        self.prepared[len(self.messages)] = prepared
+        copies = len(prepared.to) if prepared.is_batch else 1
+        self._copies += copies
+        self._bytes += copies * _weight(prepared)
+        return None
 
     def built(self) -> _Job:
         """Build the requests; what is left to do is to exchange them."""
@@ -262,10 +269,17 @@ class _Batch:
         return _Job(self.messages, partial(self._exchange, calls))
 
     def _exchange(self, calls: Sequence[Call]) -> list[SendResult]:
+        rails, esp_name = self.mailer.rails, self.mailer.esp.name
+        if rails is not None and rails.suppress:
+            for index, message in self.prepared.items():
+                self.results[index] = rails.suppressed(esp_name, message)
+            return [result for result in self.results if result is not None]
         deliveries = {index: Delivery(self.mailer) for index in self.prepared}
         _exchange_all(self.mailer, calls, list(deliveries.values()))
         for index, delivery in deliveries.items():
-            self.results[index] = delivery.result(self.prepared[index].recipients)
+            message = self.prepared[index]
+            result = delivery.result(message.recipients)
+            self.results[index] = result if rails is None else rails.told(message, result)
         return [result for result in self.results if result is not None]  # which is all
 
 

@@ -479,7 +479,8 @@ class PreparedMessage:
     for an ESP that takes an ``idempotency_key`` always has one, and where ``build`` yields
     several calls each needs a key of its own, made from it and always the same. The
     ``merge_*`` mappings are keyed by `Address.key`; ``is_batch`` tells that one copy goes
-    to each ``to``.
+    to each ``to``. ``meant_for`` are the recipients before the app's safety rails changed
+    them; it is for the result, and no room reads it.
     """
 
     sender: Address
@@ -507,6 +508,7 @@ class PreparedMessage:
     esp_extra: Mapping[str, Any] = field(default_factory=dict)
     is_batch: bool = False
     idempotency_key: str | None = None
+    meant_for: tuple[Address, ...] = ()
 
     @property
     def recipients(self) -> tuple[Address, ...]:

@@ -319,7 +319,7 @@ class Outbox(Sequence[RecordedMessage]):
             exchange = self._exchanges.get(_mark_of(result))
             prepared = exchange.waiting.popleft() if exchange and exchange.waiting else None
             recorded = RecordedMessage(
-                **_values(prepared or _as_written(message)),
+                **_shown(prepared or _as_written(message)),
                 app=app,
                 mailer=exchange.mailer.name if exchange else _mailer_name(app, esp_name),
                 result=result,
@@ -489,6 +489,10 @@ def _key(esp_name: str) -> str:
 
 def _values(message: PreparedMessage) -> dict[str, Any]:
     return {name: getattr(message, name) for name in PreparedMessage.__annotations__}
+
+
+def _shown(message: PreparedMessage) -> dict[str, Any]:
+    return {name: value for name, value in _values(message).items() if name != "meant_for"}
 
 
 def _frozen(message: PreparedMessage) -> PreparedMessage:

@@ -126,8 +126,9 @@ class SendResult:
     ``recipients`` has one entry per recipient. ``outcome`` sums them up: ``accepted`` (all
     of them), ``partial`` (some accepted, the others certainly not), ``refused``,
     ``not_sent``, ``uncertain`` (for at least one), ``cancelled`` (by a ``pre_send``
-    receiver). ``error`` is the exception that ``send()`` raised or would have raised,
-    or None. ``response`` is the last answer of the ESP, without credentials.
+    receiver, or by ``MAILESP_SUPPRESS_SEND``). ``error`` is the exception that ``send()``
+    raised or would have raised, or None. ``response`` is the last answer of the ESP, without
+    credentials.
     """
 
     esp_name: str
