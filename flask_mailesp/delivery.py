@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,6 +39,7 @@ from .results import ACCEPTED, Attempt, Outcome, Recipients, RecipientStatus, Se
 
 if TYPE_CHECKING:
     from .rails import Rails
+    from .telemetry import Exchange
 
 logger = logging.getLogger("flask_mailesp")
 
@@ -75,6 +76,7 @@ class Mailer:
     ignore_recipient_status: bool = False
     log_exchanges: bool = False
     rails: Rails | None = None
+    watch: Callable[[str, Call], Exchange | None] | None = field(default=None, repr=False)
 
 
 def deliver(mailer: Mailer, message: Message) -> SendResult:
@@ -176,10 +178,12 @@ class Delivery:
     def exchange(self, call: Call) -> Sequence[Reading]:
         """Send one call and read the answer."""
         started, clock = datetime.now(timezone.utc), time.perf_counter()
-        status = None
         sign = self.mailer.esp.sign
         if sign is not None:
             call = replace(call, request=sign(call.request, self.mailer.settings, started))
+        watch = self.mailer.watch
+        watched = None if watch is None else watch(self.mailer.esp.name, call)
+        status = response = None
         try:
             response = self.mailer.transport.send(call.request)
         except (NotSentError, SendUncertainError) as error:
@@ -192,6 +196,8 @@ class Delivery:
             readings = self.read(call, response)
         duration = time.perf_counter() - clock
         self.attempts.append(self.attempt(started, duration, status, readings))
+        if watched is not None:
+            watched.ended(self.attempts[-1], response)
         if self.mailer.log_exchanges:
             log_exchange(self.mailer.esp.name, call, status, duration)
         return readings

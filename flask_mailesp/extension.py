@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
 
-from . import config, signals
+from . import config, signals, telemetry
 from .delivery import Mailer, deliver, must_raise
 from .esp import Esp, Settings
 from .exceptions import CancelSend, ConfigurationError
@@ -34,11 +34,16 @@ class State:
     """Everything the extension keeps for one app, in ``app.extensions["mailesp"]``."""
 
     def __init__(
-        self, general: config.General, lookup: config.Lookup, transport: Transport
+        self,
+        general: config.General,
+        lookup: config.Lookup,
+        transport: Transport,
+        watch: telemetry.Watch,
     ) -> None:
         self.general = general
         self.lookup = lookup
         self.transport = transport
+        self.watch = watch
         self.rails = config.rails(lookup, general.options)
         self.mailers: dict[str, Mailer] = {}
         self.hooks: dict[str, tuple[Esp, Settings]] = {}
@@ -236,7 +241,7 @@ def _read(app: Flask) -> State:
     if mailbox is not None:
         lookup = config.Lookup(app.config, instead=mailbox.settings)
     try:
-        state = _state(general, lookup, local=mailbox is not None)
+        state = _state(app, general, lookup, local=mailbox is not None)
         state.mailbox = mailbox
         for name, (place, own, esp) in specs.items():
             state.mailers[name] = _mailer(state, name, place, own, esp)
@@ -250,7 +255,7 @@ def _read(app: Flask) -> State:
     return state
 
 
-def _state(general: config.General, lookup: config.Lookup, *, local: bool) -> State:
+def _state(app: Flask, general: config.General, lookup: config.Lookup, *, local: bool) -> State:
     """Return the state without mailers; where all mail is ``local``, no proxy gets any."""
     transport = Transport(
         connect_timeout=general.connect_timeout,
@@ -258,7 +263,7 @@ def _state(general: config.General, lookup: config.Lookup, *, local: bool) -> St
         verify=general.tls_verify,
         trust_env=not local,
     )
-    return State(general, lookup, transport)
+    return State(general, lookup, transport, telemetry.Watch(app))
 
 
 def _mailbox(app: Flask, general: config.General, esps: list[Esp]) -> MountedMailbox | None:
@@ -293,6 +298,7 @@ def _mailer(state: State, name: str, place: str, own: Mapping[str, Any], esp: Es
         ignore_recipient_status=lookup.switch("IGNORE_RECIPIENT_STATUS"),
         log_exchanges=state.general.debug_api_requests,
         rails=state.rails,
+        watch=state.watch,
     )
 
 

@@ -13,7 +13,16 @@ from blinker import ANY, NamedSignal
 
 from .exceptions import CancelSend
 
-__all__ = ["CancelSend", "inbound", "post_send", "pre_send", "tracking"]
+__all__ = [
+    "CancelSend",
+    "attempt_ended",
+    "attempt_failed",
+    "attempt_started",
+    "inbound",
+    "post_send",
+    "pre_send",
+    "tracking",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,4 +52,20 @@ tracking = MailSignal(
 inbound = MailSignal(
     "mailesp-inbound",
     """``(app, event, esp_name)``: an authentic `InboundEvent` has arrived.""",
+)
+attempt_started = MailSignal(
+    "mailesp-attempt-started",
+    """``(app, exchange, esp_name)``: an exchange with the ESP begins. ``exchange`` has the
+    counts ``recipients`` and ``messages`` and the size ``request_bytes``, and is the same
+    object when it ends. Runs in the thread that makes the exchange.""",
+)
+attempt_ended = MailSignal(
+    "mailesp-attempt-ended",
+    """``(app, exchange, esp_name, attempt, response_bytes)``: the ESP took all or some of
+    it. ``attempt`` is the `Attempt`, with its outcome and duration.""",
+)
+attempt_failed = MailSignal(
+    "mailesp-attempt-failed",
+    """The same, where the ESP took nothing or nobody knows: ``attempt.error`` says why, and
+    ``response_bytes`` is None if there was no answer.""",
 )

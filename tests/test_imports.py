@@ -33,6 +33,7 @@ LINES = [
     {"registry", "transport"},
     {"delivery", "config", "matrix", "fetching", "tokens"},
     {"many", "signals"},
+    {"telemetry"},
     {"views", "extension"},
     {"__init__"},
 ]
