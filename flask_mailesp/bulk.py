@@ -7,9 +7,12 @@ another file, with what is known about it: that file, mended, can be sent again.
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import TracebackType
 from typing import IO, Any
 
@@ -73,15 +76,29 @@ class Run:
 
     def send(self, app: Flask, using: str | None, workers: int) -> None:
         """Send all messages. Ctrl-C ends it, and what is on the wire then is waited for."""
-        with signals.post_send.connected_to(self._hear, app):
+        with signals.post_send.connected_to(self._hear, app), _on_ctrl_c(self._interrupt):
+            results = MailESP().send_many(self._messages(), using, workers)
             try:
-                for result in MailESP().send_many(self._messages(), using, workers):
+                for result in results:
                     number, data, message = self._waiting.popleft()
                     self._told.pop(id(message), None)
                     self._note(number, data, result)
+                    self._check()
             except KeyboardInterrupt:
                 self.interrupted = True
+            finally:
+                results.close()  # type: ignore[attr-defined]
         self._account_for_the_rest()
+
+    def _interrupt(self) -> None:
+        """Note the first Ctrl-C, to act on it where no message is between two accounts."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def _check(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     def _hear(self, app: Flask, message: Message, result: SendResult, **extra: Any) -> None:
         self._told[id(message)] = result
@@ -99,6 +116,7 @@ class Run:
     def _messages(self) -> Iterator[Message]:
         """Read the file as far as it is needed; a line that is no message is a failure."""
         while line := self._source.readline(MAX_LINE + 1):
+            self._check()
             self.lines += 1
             if line.strip():
                 data = parse_json(line) if len(line) <= MAX_LINE else None
@@ -121,6 +139,20 @@ class Run:
         self.outcomes[word] += 1
         if result.outcome not in (Outcome.ACCEPTED, Outcome.CANCELLED):
             self._failures.add(data, {"line": number, "outcome": word, **described(result)})
+
+
+@contextmanager
+def _on_ctrl_c(react: Callable[[], None]) -> Iterator[None]:
+    """Have Ctrl-C call ``react``, unless the process ignores it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or current_thread() is not main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: react())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _message(data: Any) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -57,9 +58,13 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
     """Give a function that interrupts the main thread, whichever thread calls it.
 
     A process that was started in the background ignores Ctrl-C, so the handler is set here.
+    Hypothesis has code run at each garbage collection, in which an exception comes to nothing:
+    there is none meanwhile.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()
     try:
         yield _thread.interrupt_main
     finally:
+        gc.enable()
         signal.signal(signal.SIGINT, before)
