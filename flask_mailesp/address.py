@@ -218,9 +218,10 @@ def encode_domain(address: Address, encoder: IdnaEncoder, field: str) -> Address
 
     Raises InvalidAddressError if the domain cannot be encoded.
     """
-    addr_spec, domain = address.addr_spec, address.domain
-    if domain.isascii():
+    addr_spec = address.addr_spec
+    if addr_spec.isascii() or address.domain.isascii():
         return address
+    domain = address.domain
     try:
         encoded = encoder(domain)
     except ValueError:

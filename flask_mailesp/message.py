@@ -226,12 +226,17 @@ class Message:
     ) -> None:
         values = dict(locals())
         del values["self"]
-        given: set[str] = set()
-        self.__dict__["_given"] = given
-        for name, value in values.items():
-            if value is not _NOT_GIVEN:
-                given.add(name)
-            self.__dict__[name] = _value_of(name, value)
+        given = {name: value for name, value in values.items() if value is not _NOT_GIVEN}
+        own = self.__dict__
+        own["_given"] = set(given)
+        for name, value in given.items():
+            own[name] = _value_of(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a list or dict that nobody has looked at yet: most messages need few."""
+        if name not in _EMPTY:
+            raise AttributeError(f"Message has no attribute {name!r}")
+        return self.__dict__.setdefault(name, _EMPTY[name]())
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in Message.__annotations__:
@@ -328,14 +333,33 @@ _EMPTY: dict[str, type[list[Any]] | type[dict[str, Any]]] = {
     "headers": dict,
 }
 
+# What the other attributes are when nothing is given: the class has it for all messages.
+_AT_REST = {**dict.fromkeys(name for name in _FIELDS if name not in _EMPTY), "subject": ""}
+for _name, _rest in _AT_REST.items():
+    setattr(Message, _name, _rest)
+
+BASICS = frozenset({"sender", "to", "cc", "bcc", "subject", "body", "html"})
+_OTHER_CONTAINERS = tuple(name for name in _EMPTY if name not in BASICS)
+
+
+def is_basic(message: Message) -> bool:
+    """Tell quickly whether a message has words and recipients only, as most of them do.
+
+    Of a subclass it is never told: it may have attributes that it works out.
+    """
+    own = message.__dict__
+    return (
+        type(message) is Message
+        and own["_given"] <= BASICS
+        and (len(own) <= len(own["_given"]) + 1 or not any(map(own.get, _OTHER_CONTAINERS)))
+    )
+
 
 def _value_of(name: str, value: Any) -> Any:
-    """Return an attribute's value for what was given, or what it rests at if nothing was."""
+    """Return an attribute's value for what was given."""
     if name in _EMPTY:
-        return _EMPTY[name]() if value is _NOT_GIVEN else _contained(name, value)
-    if value is _NOT_GIVEN or value is None:
-        return "" if name == "subject" else None
-    return value
+        return _contained(name, value)
+    return _AT_REST[name] if value is None else value
 
 
 def _contained(name: str, value: Any) -> Any:

@@ -19,7 +19,15 @@ from .exceptions import (
     InvalidMessageError,
     SerializationError,
 )
-from .message import Alternative, Attachment, Message, PreparedMessage, as_attachment
+from .message import (
+    BASICS,
+    Alternative,
+    Attachment,
+    Message,
+    PreparedMessage,
+    as_attachment,
+    is_basic,
+)
 from .patterns import pattern
 from .records import record
 
@@ -70,33 +78,16 @@ def prepare(
     naming the field and never quoting an address.
     """
     given = _Given(message, defaults, options)
-    headers, header_reply_to = _headers(given("headers"))
+    basic = is_basic(message) and defaults.keys() <= BASICS
     prepared = PreparedMessage(
         sender=_sender(given),
         to=given.addresses("to"),
         cc=given.addresses("cc"),
         bcc=given.addresses("bcc"),
-        reply_to=_reply_to(given, header_reply_to),
         subject=_text("subject", given("subject")),
         body=_optional_text("body", given("body")),
         html=_optional_text("html", given("html")),
-        attachments=_attachments(given("attachments")),
-        headers=headers,
-        alternatives=_alternatives(given("alternatives")),
-        envelope_sender=_envelope_sender(given),
-        metadata=_metadata("metadata", given("metadata")),
-        tags=_tags(given("tags")),
-        track_clicks=_switch("track_clicks", given("track_clicks")),
-        track_opens=_switch("track_opens", given("track_opens")),
-        send_at=_moment(given("send_at"), options.timezone),
-        template_id=_template_id(given("template_id"), esp_key),
-        merge_data=_merge(given, "merge_data", dict),
-        merge_global_data=_mapping("merge_global_data", given("merge_global_data")) or None,
-        merge_metadata=_merge(given, "merge_metadata", _row_metadata),
-        merge_headers=_merge(given, "merge_headers", _row_headers),
-        esp_extra=_mapping("esp_extra", given("esp_extra")),
-        is_batch=any(given(name) is not None for name in _MERGE_ROWS),
-        idempotency_key=_idempotency_key(message.idempotency_key),  # one for all is no default
+        **({} if basic else _options(given, options, esp_key)),
     )
     if not (prepared.to or prepared.cc or prepared.bcc):
         raise InvalidAddressError("The message has no recipient: give to, cc or bcc.")
@@ -104,6 +95,31 @@ def prepare(
     if prepared.is_batch:
         _check_batch(prepared)
     return prepared
+
+
+def _options(given: _Given, options: PrepareOptions, esp_key: str) -> dict[str, Any]:
+    """Return what a message may have besides words and recipients."""
+    headers, header_reply_to = _headers(given("headers"))
+    return {
+        "reply_to": _reply_to(given, header_reply_to),
+        "attachments": _attachments(given("attachments")),
+        "headers": headers,
+        "alternatives": _alternatives(given("alternatives")),
+        "envelope_sender": _envelope_sender(given),
+        "metadata": _metadata("metadata", given("metadata")),
+        "tags": _tags(given("tags")),
+        "track_clicks": _switch("track_clicks", given("track_clicks")),
+        "track_opens": _switch("track_opens", given("track_opens")),
+        "send_at": _moment(given("send_at"), options.timezone),
+        "template_id": _template_id(given("template_id"), esp_key),
+        "merge_data": _merge(given, "merge_data", dict),
+        "merge_global_data": _mapping("merge_global_data", given("merge_global_data")) or None,
+        "merge_metadata": _merge(given, "merge_metadata", _row_metadata),
+        "merge_headers": _merge(given, "merge_headers", _row_headers),
+        "esp_extra": _mapping("esp_extra", given("esp_extra")),
+        "is_batch": any(given(name) is not None for name in _MERGE_ROWS),
+        "idempotency_key": _idempotency_key(given.own("idempotency_key")),  # no default for all
+    }
 
 
 class _Given:
@@ -121,6 +137,9 @@ class _Given:
     def __call__(self, name: str) -> Any:
         if self._defaults and name in self._defaults and not self._message.is_given(name):
             return self._defaults[name]
+        return getattr(self._message, name)
+
+    def own(self, name: str) -> Any:
         return getattr(self._message, name)
 
     def is_own(self, name: str) -> bool:

@@ -38,6 +38,28 @@ def test_a_default_list_is_each_records_own() -> None:
     assert second.stamps == []
 
 
+@pytest.mark.parametrize("count", [1, 200])
+def test_it_makes_no_difference_how_many_there_are(count: int) -> None:
+    """Though from some number on a class has a constructor of its own."""
+
+    @record(frozen=True)
+    class Tool:
+        name: str
+        use: Any = len
+        parts: list[int] = field(default_factory=list)
+
+    tools = [Tool("a") for _ in range(count)]
+
+    assert tools[-1] == Tool("a", len, []) == Tool(name="a", parts=[]) != Tool("b")
+    assert tools[-1].use("abc") == 3
+    assert tools[-1].parts is not tools[0].parts or count == 1
+    assert pickle.loads(pickle.dumps(Parcel(1))) == replace(Parcel(2), weight=1)
+    with pytest.raises(TypeError, match="colour"):
+        Tool("a", colour="red")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="name"):
+        Tool()  # type: ignore[call-arg]
+
+
 def test_what_is_not_compared_or_shown_is_not() -> None:
     assert Parcel(1, note="a") == Parcel(1, note="b")
     assert Parcel(1, secret="a") != Parcel(1, secret="b")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..address import Address
@@ -131,8 +130,31 @@ def build(message: PreparedMessage, settings: Settings) -> Iterable[Call]:
 
 def build_many(messages: Sequence[PreparedMessage], settings: Settings) -> Iterable[Call]:
     """Build batches of several messages, apart by token and by having a template or not."""
-    items = (_items(message, settings, index) for index, message in enumerate(messages))
-    return _batches(chain.from_iterable(items), settings)
+    kinds: dict[tuple[str, bool], list[_Item]] = {}
+    for index, message in enumerate(messages):
+        for item in _items(message, settings, index):
+            kinds.setdefault((item[0], is_templated(item[1])), []).append(item)
+    for kind, items in kinds.items():
+        yield from _at_once(kind, items, settings) or _batches(items, settings)
+
+
+def _at_once(
+    kind: tuple[str, bool], items: Sequence[_Item], settings: Settings
+) -> Sequence[Call] | None:
+    """Return one call for all items, encoded together, unless Postmark takes no so many."""
+    if len(items) > BATCH_MESSAGES:
+        return None
+    token, templated = kind
+    payloads = [payload for _, payload, _ in items]
+    body = json_body({"Messages": payloads} if templated else payloads)
+    if len(body) > BATCH_BYTES:
+        return None
+    parts = tuple(part for _, _, part in items)
+    return [Call(_request(settings, token, _batch_path(templated), body), parts)]
+
+
+def _batch_path(templated: bool) -> str:
+    return "/email/batchWithTemplates" if templated else "/email/batch"
 
 
 _Item = tuple[str, dict[str, Any], Part]
@@ -212,7 +234,7 @@ class _Batch:
 
     def __init__(self, token: str, templated: bool) -> None:
         self.token = token
-        self.path = "/email/batchWithTemplates" if templated else "/email/batch"
+        self.path = _batch_path(templated)
         self.head, self.tail = (b'{"Messages":[', b"]}") if templated else (b"[", b"]")
         self.bodies: list[bytes | Pieces] = []
         self.parts: list[Part] = []
@@ -256,7 +278,7 @@ def to_json(message: PreparedMessage) -> dict[str, Any]:
         "Cc": addresses(message.cc),
         "Bcc": addresses(message.bcc),
         "ReplyTo": addresses(message.reply_to),
-        "Headers": headers(message.headers),
+        "Headers": headers(message.headers) if message.headers else None,
         "Attachments": [attachment(item) for item in message.attachments] or None,
         "Tag": message.tags[0] if message.tags else None,  # MANY_TAGS was refused
         "Metadata": metadata(message.metadata),
