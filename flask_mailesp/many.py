@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 Before = Callable[[Message], SendResult | None]
 After = Callable[[Message, SendResult], None]
 
-# How much is gathered for a multi-message endpoint at once. An ESP's room cuts it to the
-# ESP's own limits; these are near the usual ones, and bound the memory that a batch takes.
-_COPIES = 500
-_BYTES = 36_000_000  # of bodies and attachments; base64 makes 48 MB of them
-_BATCHES = 2  # the one whose results are due, and the next
+# How much is gathered for a multi-message endpoint at once. ESPs take more; but a few smaller
+# batches are on the wire sooner than one, and each bounds what is in memory.
+_COPIES = 250
+_BYTES = 18_000_000  # of bodies and attachments; base64 makes 24 MB of them
+_BATCHES = 4  # on the wire at once
 
 
 def deliver_many(
@@ -48,9 +48,10 @@ def deliver_many(
     from concurrent.futures import ThreadPoolExecutor
 
     if mailer.esp.build_many is not None:
-        jobs, threads, ahead = _batches(mailer, messages, before), _BATCHES, _BATCHES
+        jobs, threads = _batches(mailer, messages, before), min(workers, _BATCHES)
+        ahead = max(2, threads)
     else:
-        jobs, threads = _singles(mailer, messages, before), max(1, workers)
+        jobs, threads = _singles(mailer, messages, before), workers
         ahead = 2 * threads
     pool = ThreadPoolExecutor(threads, thread_name_prefix="mailesp")
     return _in_order(pool, jobs, ahead, after)
