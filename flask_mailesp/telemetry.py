@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from weakref import ref
 
 from blinker import NamedSignal
@@ -24,7 +25,8 @@ class Exchange:
     """One exchange that is being told of; the same object from start to end.
 
     ``recipients`` and ``messages`` are counts (a copy of a batch is a message);
-    ``request_bytes`` is the size of the body.
+    ``request_bytes`` is the size of the body, ``server_address`` and ``server_port`` tell
+    where it goes to.
     """
 
     def __init__(self, app: Flask, esp_name: str, call: Call) -> None:
@@ -33,6 +35,10 @@ class Exchange:
         self.recipients = sum(len(part.recipients) for part in call.parts)
         self.messages = len(call.parts)
         self.request_bytes = len(call.request.body)
+        self.method = call.request.method
+        url = urlsplit(call.request.url)
+        self.server_address = url.hostname or ""
+        self.server_port = url.port or {"http": 80}.get(url.scheme, 443)
 
     def ended(self, attempt: Attempt, response: HttpResponse | None) -> None:
         """Tell how it ended, by one signal or the other."""
