@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from . import features
 from .address import Address
@@ -31,6 +30,7 @@ from .exceptions import (
     SendUncertainError,
     UnsupportedFeatureError,
 )
+from .exchange_log import log_exchange
 from .message import Message, PreparedMessage
 from .outcomes import unreadable, whole_call
 from .prepare import PrepareOptions, prepare
@@ -199,7 +199,7 @@ class Delivery:
         if watched is not None:
             watched.ended(self.attempts[-1], response)
         if self.mailer.log_exchanges:
-            log_exchange(self.mailer.esp.name, call, status, duration)
+            log_exchange(self.mailer.esp.name, call, response, duration)
         return readings
 
     def read(self, call: Call, response: HttpResponse) -> Sequence[Reading]:
@@ -340,20 +340,6 @@ def must_raise(mailer: Mailer, result: SendResult) -> bool:
         return False
     ignored = mailer.ignore_recipient_status and isinstance(result.error, RecipientsRefusedError)
     return not ignored
-
-
-def log_exchange(esp_name: str, call: Call, status: int | None, duration: float) -> None:
-    """Log one exchange: sizes and counts, never content, addresses or credentials."""
-    logger.info(
-        "%s: %s %s, %d bytes for %d recipients: %s in %.0f ms",
-        esp_name,
-        call.request.method,
-        urlsplit(call.request.url).path,
-        len(call.request.body),
-        sum(len(part.recipients) for part in call.parts),
-        status or "no answer",
-        duration * 1000,
-    )
 
 
 def _without_secrets(response: HttpResponse, call: Call, settings: Settings) -> HttpResponse:

@@ -141,7 +141,8 @@ class MailESP:
         ``SUPPRESS_SEND``
             Do everything but send: no message leaves. Default False.
         ``DEBUG_API_REQUESTS``
-            Log every exchange with the ESP, without credentials and content. Default False.
+            Log every exchange with the ESP, without credentials and content, to the logger
+            ``flask_mailesp`` (INFO, and the names of fields at DEBUG). Default False.
         ``MAILBOX``
             In debug only: True sends all mail to a simulator in this process instead of the
             ESPs, and shows it at ``{URL_PREFIX}/_mailbox/``. The path of a file keeps it

@@ -45,11 +45,13 @@ from flask_mailesp.exceptions import (
     SerializationError,
     UnsupportedFeatureError,
 )
+from flask_mailesp.exchange_log import outline
 from flask_mailesp.message import PreparedMessage
 from flask_mailesp.outcomes import accepted, failure, same_for_all
 from flask_mailesp.results import Outcome, RecipientStatus, SendResult, Status
 from flask_mailesp.testing import EspServer
 from flask_mailesp.transport import Transport
+from flask_mailesp.wire import Base64, Pieces
 
 # --- an ESP as small as can be ---------------------------------------------------------
 #
@@ -445,6 +447,34 @@ def test_the_log_of_exchanges_has_sizes_and_counts_only(
     assert second.startswith("Acme: POST /canary-path/send, 4 bytes for 1 recipients: no answer")
     for text in ("a@example.com", SECRET, "Secret plans", "canary-own-token"):
         assert text not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b'{"From": "a@example.com", "To": "b@example.com"}', "{From, To}"),
+        (b'[{"To": "a@example.com"}, {"To": "b@example.com"}]', "[2 × {To}]"),
+        (b'{"a@example.com": {"id": 1}, "***": 2}', "{…, …}"),
+        (b"a@example.com", "no object"),
+        (b"[]", "no object"),
+        (Pieces([Base64(b"secret")]), "8 bytes"),
+    ],
+)
+def test_of_a_body_the_log_shows_the_names_of_fields_only(body: Any, shown: str) -> None:
+    """Not even those, where they might be addresses."""
+    assert outline(body) == shown
+
+
+def test_fields_are_logged_at_debug(
+    make: Make, answers: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names of what went out and came back, to find out what an ESP did not understand."""
+    answers.append(HttpResponse(422, {}, b'{"error": "a@example.com"}'))
+    with caplog.at_level(logging.DEBUG, "flask_mailesp"):
+        deliver(make(log_exchanges=True), message("Secret plans", to="a@example.com"))
+
+    assert caplog.records[1].getMessage() == "Acme: sent no object; got {error}"
+    assert "a@example.com" not in caplog.text
 
 
 def test_exchanges_are_logged_only_on_request(make: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,7 +27,7 @@ LINES = [
     {"message", "wire", "svix", "decoding"},
     {"esp", "prepare", "headers"},
     {"results", "features", "mime", "compose", "forms"},
-    {"events", "inbound", "outcomes", "rails", "sigv4", "sns"},
+    {"events", "inbound", "outcomes", "rails", "exchange_log", "sigv4", "sns"},
     {"aws"},
     {"esps"},
     {"registry", "transport"},
