@@ -30,7 +30,7 @@ def _merges(message: PreparedMessage) -> bool:
 
 def _non_ascii_mailbox(message: PreparedMessage) -> bool:
     addresses = (message.sender, *message.recipients, *message.reply_to)
-    return not all(address.addr_spec.isascii() for address in addresses)
+    return not "".join([address.addr_spec for address in addresses]).isascii()
 
 
 AMP_TYPE = "text/x-amp-html"  # https://amp.dev/documentation/guides-and-tutorials/email/

@@ -218,8 +218,7 @@ def _deliver(mailer: Mailer, message: Message) -> list[SendResult]:
 def _batches(mailer: Mailer, messages: Iterable[Message], before: Before) -> Iterator[_Job]:
     batch = _Batch(mailer)
     for message in messages:
-        batch.add(message, before)
-        if batch.is_full:
+        if not batch.add(message, before):
             yield batch.built()
             batch = _Batch(mailer)
     if batch.messages:
@@ -237,22 +236,17 @@ class _Batch:
         self._copies = 0
         self._bytes = 0
 
-    @property
-    def is_full(self) -> bool:
-        return max(self._copies, len(self.messages)) >= _COPIES or self._bytes >= _BYTES
-
-    def add(self, message: Message, before: Before) -> None:
-        """Prepare one more message."""
-        result = _announced(self.mailer, message, before)
-        if result is None:
-            try:  # at once: the caller may fill in the same message again
-                prepared = prepared_for(self.mailer, message)
-            except Exception as error:
-                result = _failed(self.mailer, error)
-            else:
-                result = self._take(prepared)
+    def add(self, message: Message, before: Before) -> bool:
+        """Prepare one more message; return whether there is room for more."""
+        try:
+            result = before(message)
+            if result is None:  # at once: the caller may fill in the same message again
+                result = self._take(prepared_for(self.mailer, message))
+        except Exception as error:  # this message's failure, not that of the others
+            result = _failed(self.mailer, error)
         self.messages.append(message)
         self.results.append(result)
+        return self._copies < _COPIES and self._bytes < _BYTES and len(self.messages) < _COPIES
 
     def _take(self, prepared: PreparedMessage) -> SendResult | None:
         rails = self.mailer.rails
@@ -286,8 +280,10 @@ class _Batch:
 
 def _weight(message: PreparedMessage) -> int:
     """Return about how many bytes of a message are held until its batch is sent."""
-    words = len(message.body or "") + len(message.html or "")
-    return words + sum(len(item.data) for item in message.attachments)
+    weight = len(message.body or "") + len(message.html or "")
+    for item in message.attachments:
+        weight += len(item.data)
+    return weight
 
 
 def _built(

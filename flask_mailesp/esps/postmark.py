@@ -162,6 +162,9 @@ _Item = tuple[str, dict[str, Any], Part]
 
 def _items(message: PreparedMessage, settings: Settings, index: int = 0) -> Iterator[_Item]:
     """Yield the token, the JSON with ``esp_extra`` on top and the recipients of each copy."""
+    if not (message.is_batch or message.esp_extra):
+        yield settings["SERVER_TOKEN"], to_json(message), Part(message.recipients, index)
+        return
     token, extra = _token_and_extra(message, settings)
     pairs = copies(message) if message.is_batch else ((message.recipients, to_json(message)),)
     for recipients, payload in pairs:
