@@ -30,7 +30,6 @@ from .exceptions import (
     SendUncertainError,
     UnsupportedFeatureError,
 )
-from .exchange_log import log_exchange
 from .message import Message, PreparedMessage
 from .outcomes import unreadable, whole_call
 from .prepare import PrepareOptions, prepare
@@ -199,6 +198,8 @@ class Delivery:
         if watched is not None:
             watched.ended(self.attempts[-1], response)
         if self.mailer.log_exchanges:
+            from .exchange_log import log_exchange
+
             log_exchange(self.mailer.esp.name, call, response, duration)
         return readings
 
