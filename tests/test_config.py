@@ -159,7 +159,7 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ({}, "MAILESP_ESP is not set. Set it to the ESP to send through"),
     ({"MAILESP_ESP": None}, "MAILESP_ESP is not set"),
     ({"MAILESP_ESP": "postmrk"}, "MAILESP_ESP names no known ESP: 'postmrk'. Did you mean"),
-    ({"MAILESP_ESP": "x"}, "Known: postal, postmark"),
+    ({"MAILESP_ESP": "x"}, "Known: amazon_ses, mailgun, postal, postmark, resend, sendgrid"),
     ({"MAILESP_ESP": 5}, "MAILESP_ESP names no known ESP: '5'"),
     ({"MAILESP_ESP": "../postmark"}, "MAILESP_ESP names no known ESP"),
     ({**WORKING, "MAILESP": "postmark"}, r'app.config\["MAILESP"\] must be a dict'),

@@ -122,6 +122,16 @@ def test_a_body_in_pieces_is_signed_like_one_in_one_piece() -> None:
     assert authorization(pieces) == authorization(whole)
 
 
+def test_the_root_may_lack_its_slash() -> None:
+    """It is the same request."""
+    found = [
+        signed(HttpRequest("GET", url), LONG_LIVED, service="s3", region="eu-west-1", now=AT)
+        for url in ("https://s3.eu-west-1.amazonaws.com", "https://s3.eu-west-1.amazonaws.com/")
+    ]
+
+    assert found[0].headers == found[1].headers
+
+
 def test_signing_again_replaces_the_signature() -> None:
     """What was signed a while ago can be signed anew."""
     once = signed(SEND, TEMPORARY, service="ses", region="eu-west-1", now=AT)

@@ -22,7 +22,10 @@ from ..console import (
     Kind,
     Talk,
     Verdict,
+    answered,
+    checked,
     masked,
+    same_place,
     with_credentials,
 )
 from ..esp import HttpRequest, HttpResponse, Settings
@@ -94,8 +97,7 @@ def problem(response: HttpResponse) -> MailESPError | None:
     if code in ("AuthorizationError", "AuthorizationErrorException"):
         kind = AuthenticationError
     hint = HINTS.get(code) or amazon_ses.HINTS.get(code, "")
-    error = failure(NAME, response, code=code, hint=hint, kind=kind or _kind(response.status))
-    return amazon_ses.with_id(error, response)
+    return failure(NAME, response, code=code, hint=hint, kind=kind or _kind(response.status))
 
 
 def _kind(status: int) -> type[APIError]:
@@ -109,14 +111,6 @@ HINTS: dict[str | None, str] = {
     "this region.",
     "NotFound": "Check MAILESP_AMAZON_SES_TOPIC_ARNS: there is no such topic.",
 }
-
-
-def answered(response: HttpResponse) -> HttpResponse:
-    """Return the answer if it is what was asked for. Raises APIError."""
-    error = problem(response)
-    if error is not None:
-        raise error
-    return response
 
 
 # --- the credential --------------------------------------------------------------------
@@ -203,7 +197,7 @@ def plan(settings: Settings, targets: tuple[HookTarget, ...]) -> Talk[list[Chang
 def topics_of_events(settings: Settings) -> Talk[set[str]]:
     """Return the topics that the configuration set publishes to."""
     response = yield ask(settings, "GET", destinations_path(settings))
-    answer = as_object(answered(response).json())
+    answer = answered(response, problem)
     found = map(as_object, as_list(answer.get("EventDestinations")))
     return {
         arn
@@ -248,7 +242,7 @@ def subscriptions_of(settings: Settings, topic: str) -> Talk[list[tuple[str, str
     more: dict[str, str] = {}
     while True:
         response = yield ask_sns(settings, topic, "ListSubscriptionsByTopic", **more)
-        said = answered(response).text
+        said = checked(response, problem).text
         found += [(tag(item, "Endpoint"), tag(item, "SubscriptionArn")) for item in members(said)]
         following = _NEXT.search(said)
         if following is None or html.unescape(following[1]) == more.get("NextToken"):
@@ -291,20 +285,6 @@ def subscribe(settings: Settings, target: HookTarget, topic: str) -> HttpRequest
     url = target.url if secret is None else with_credentials(target.url, secret)
     protocol = urlsplit(target.url).scheme
     return ask_sns(settings, topic, "Subscribe", Protocol=protocol, Endpoint=url)
-
-
-def same_place(one: str, other: str) -> bool:
-    """Tell whether two URLs lead to the same route; credentials make no difference."""
-    return bool(_place(one)) and _place(one) == _place(other)
-
-
-def _place(url: str) -> tuple[str, str] | None:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return None
-    host = parts.netloc.rpartition("@")[2].lower()
-    return (host, parts.path.rstrip("/")) if host else None
 
 
 TOPICS = "Amazon SNS > Topics > the topic"
