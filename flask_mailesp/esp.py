@@ -379,7 +379,7 @@ class Esp:
     @property
     def key(self) -> str:
         """The name in settings and URLs: ``postmark``, ``amazon_ses``."""
-        return self.name.lower().replace(" ", "_")
+        return self.name.lower().replace(" ", "_").replace("-", "_")
 
     def webhook(self, kind: Literal["tracking", "inbound"]) -> Webhook | None:
         """Return the tracking or inbound webhook."""

@@ -36,8 +36,9 @@ T = TypeVar("T", bound=type)
 
 def _made(plain: T, init: bool, repr: bool) -> T:
     fields = {name: _field_of(plain, name) for name in plain.__annotations__}
-    if init:
-        _set(plain, "__init__", _init_of(plain, fields))
+    if init and "__init__" not in vars(plain):
+        plain.__init__ = _init_of(plain, fields)
+        plain.__signature__ = _Signature(fields)  # for help() and documentation
     if repr:
         _set(plain, "__repr__", _repr_of([name for name, item in fields.items() if item.repr]))
     values = _values_of([name for name, item in fields.items() if item.compare])
@@ -61,6 +62,26 @@ class _Late:
         described = [(name, Any, item) for name, item in self._fields.items()]
         twin = make_dataclass(owner.__name__, described, frozen=True)
         return vars(twin)[self._name]
+
+
+class _Signature:
+    """A class's signature, made when somebody asks what it takes."""
+
+    def __init__(self, fields: dict[str, Field[Any]]) -> None:
+        self._fields = fields
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        from inspect import Parameter, Signature
+
+        def parameter(name: str, item: Field[Any]) -> Parameter:
+            default: Any = Parameter.empty if item.default is MISSING else item.default
+            if item.default_factory is not MISSING:
+                default = item.default_factory()
+            kind = Parameter.POSITIONAL_OR_KEYWORD
+            annotation = owner.__annotations__.get(name, Parameter.empty)
+            return Parameter(name, kind, default=default, annotation=annotation)
+
+        return Signature([parameter(name, item) for name, item in self._fields.items()])
 
 
 def _set(plain: type, name: str, method: Callable[..., Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 from typing import Any
 
@@ -58,6 +59,15 @@ def test_it_makes_no_difference_how_many_there_are(count: int) -> None:
         Tool("a", colour="red")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="name"):
         Tool()  # type: ignore[call-arg]
+
+
+def test_help_shows_what_a_record_takes() -> None:
+    found = inspect.signature(Parcel)
+
+    assert list(found.parameters) == ["weight", "stamps", "secret", "note"]
+    assert found.parameters["weight"].default is inspect.Parameter.empty
+    assert found.parameters["weight"].annotation == "int"
+    assert found.parameters["stamps"].default == []
 
 
 def test_what_is_not_compared_or_shown_is_not() -> None:
