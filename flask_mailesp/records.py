@@ -36,9 +36,9 @@ T = TypeVar("T", bound=type)
 
 def _made(plain: T, init: bool, repr: bool) -> T:
     fields = {name: _field_of(plain, name) for name in plain.__annotations__}
-    if init and "__init__" not in vars(plain):
-        plain.__init__ = _init_of(plain, fields)
-        plain.__signature__ = _Signature(fields)  # for help() and documentation
+    if init and vars(plain).get("__init__") is None:
+        _set(plain, "__init__", _init_of(plain, fields))
+        _set(plain, "__signature__", _Signature(fields))  # for help() and documentation
     if repr:
         _set(plain, "__repr__", _repr_of([name for name, item in fields.items() if item.repr]))
     values = _values_of([name for name, item in fields.items() if item.compare])
@@ -84,7 +84,7 @@ class _Signature:
         return Signature([parameter(name, item) for name, item in self._fields.items()])
 
 
-def _set(plain: type, name: str, method: Callable[..., Any]) -> None:
+def _set(plain: type, name: str, method: object) -> None:
     """Add a method unless the class has its own."""
     if name not in vars(plain) or vars(plain)[name] is None:
         setattr(plain, name, method)

@@ -15,7 +15,7 @@ from webhook_kit import INBOUND, TRACKING, Event, encoded
 
 from flask_mailesp import EventType, InboundEvent, RejectReason, TrackingEvent
 from flask_mailesp.address import Address
-from flask_mailesp.esp import Settings, WebhookRequest
+from flask_mailesp.esp import Fetch, Settings, WebhookRequest
 from flask_mailesp.inbound import InboundMessage
 from flask_mailesp.registry import load_esp
 
@@ -50,7 +50,8 @@ def parse(esp: str, body: bytes, content_type: str = "application/json") -> list
     assert record is not None
     assert record.tracking is not None
     headers = {"Content-Type": content_type}
-    return list(record.tracking.parse(WebhookRequest(headers, body), Settings({})))
+    found = record.tracking.parse(WebhookRequest(headers, body), Settings({}))
+    return [item for item in found if not isinstance(item, Fetch)]
 
 
 def check(esp: str, body: bytes, content_type: str = "application/json") -> list[Event]:
