@@ -65,7 +65,8 @@ class Setting:
     provider's own tools read. Without a ``required`` one nothing can be sent.
     ``convert(key, value)`` returns the value to use, or raises ConfigurationError naming
     ``key``; a name that ends in ``_URL`` and a ``default`` that is a bool have their own
-    checks before it.
+    checks before it. All mailers of an ESP share the settings of its webhooks, as they share
+    the URL: those named ``WEBHOOK_...``, and those that say ``hooks``.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Setting:
     bare: bool = False
     convert: Callable[[str, Any], Any] | None = None
     env: tuple[str, ...] = ()
+    hooks: bool = False
 
 
 class Secret(str):

@@ -80,6 +80,18 @@ class TrackingEvent:
         return event_key("tracking", self.identity)
 
 
+def unknown_event(
+    esp_name: str, raw: Any, body: bytes, event_id: str | None = None
+) -> TrackingEvent:
+    """Return the event for what is authentic but has no known shape.
+
+    ``raw`` is what was understood of the ``body``, which identifies the event where the ESP
+    gives it no id.
+    """
+    identity = (esp_name, event_id or sha256(body).hexdigest())
+    return TrackingEvent(EventType.UNKNOWN, raw, event_id=event_id, identity=identity)
+
+
 @record(frozen=True)
 class InboundEvent:
     """One mail that came in.

@@ -306,11 +306,12 @@ def _mailer(state: State, name: str, place: str, own: Mapping[str, Any], esp: Es
 def _share_hook(state: State, name: str, place: str, esp: Esp, settings: Settings) -> None:
     """Keep the settings for an ESP's webhooks, which all its mailers share: one URL each."""
     hook = state.hooks.get(esp.key)
-    own = [key for key in settings if key.startswith("WEBHOOK_")]
+    shared = {item.name for item in esp.settings if item.hooks}
+    own = [key for key in settings if key.startswith("WEBHOOK_") or key in shared]
     if hook is not None and any(hook[1].get(key) != settings[key] for key in own):
         raise ConfigurationError(
             f"{place} has webhook settings of its own, but the mailers of {esp.name} share one "
-            f"webhook URL: give all values as a list in MAILESP_{esp.key.upper()}_WEBHOOK_..."
+            f"webhook URL: give all values as lists, in MAILESP_{esp.key.upper()}_..."
         )
     if hook is None or name == "default":
         state.hooks[esp.key] = esp, settings

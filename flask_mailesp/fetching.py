@@ -143,7 +143,7 @@ def _as_list(found: Sequence[Event | Fetch] | Fetch | None) -> list[Event | Fetc
 
 def _without_doubt(error: MailESPError) -> str:
     """Leave out what only matters for messages."""
-    return str(error).partition(". ")[0] + "."
+    return str(error).partition(". ")[0].rstrip(".") + "."
 
 
 def _origin(url: object) -> tuple[str, str] | None:

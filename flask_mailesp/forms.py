@@ -21,6 +21,7 @@ import secrets
 from collections.abc import Container, Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlencode
 
@@ -143,15 +144,16 @@ class Form:
     def digest(self, *, without: Container[str] = (), whole_files: bool = True) -> bytes:
         """Return the SHA-256 of names, values and files as decoded, each with its length.
 
-        Equal for two posts of one form, whose boundaries may differ. Leave out, ``without``,
+        Equal for two posts of one form, whose boundaries may differ, and the order of the
+        names: only that of the values of one name means something. Leave out, ``without``,
         the fields that differ from post to post. Where ``whole_files`` is False, sizes stand
         for the files: enough to tell mails apart, not to bind a signature to.
         """
         total = sha256()
-        for name, value in self._values:
+        for name, value in sorted(self._values, key=itemgetter(0)):
             if name not in without:
                 _add(total, b"field", name.encode(), value.data)
-        for file in self.files:
+        for file in sorted(self.files, key=attrgetter("name")):
             names = (file.name.encode(), file.filename.encode(), file.content_type.encode())
             _add(total, b"file", *names, file.data if whole_files else b"%d" % len(file.data))
         return total.digest()

@@ -216,7 +216,7 @@ class Outbox(Sequence[RecordedMessage]):
     receiver cancelled, nor those for which `MailESP.send` raised InvalidMessageError.
     """
 
-    def __init__(self, until: ExitStack) -> None:
+    def __init__(self, until: ExitStack, of: Callable[[State], bool]) -> None:
         self._until = until  # what is put back when the recording ends
         self._lock = threading.Lock()
         self._messages: list[RecordedMessage] = []
@@ -227,7 +227,7 @@ class Outbox(Sequence[RecordedMessage]):
         self._hosts: dict[str, tuple[Flask, str]] = {}
         self._doors: dict[tuple[State, str], _Door] = {}
         until.enter_context(_posting(self._hosts))
-        until.enter_context(_fetching(self._doors))
+        until.enter_context(_fetching(self._doors, of))
 
     @property
     def failed(self) -> tuple[RecordedMessage, ...]:
@@ -646,7 +646,7 @@ class _Wire:
 
     def fetch(self, request: HttpRequest, **_: Any) -> HttpResponse:
         """Fetch nothing: see `_Door`."""
-        raise NotSentError("What has not been recorded cannot be fetched.")
+        return _SHUT.fetch(request)
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
         inner = self._mailer.transport
@@ -696,7 +696,7 @@ def _call_simulator(
         base_url=_BASE,
         method=request.method,
         data=_bytes(request),
-        headers=dict(request.headers),
+        headers={"User-Agent": "Flask-MailESP", **request.headers},  # some refuse nobody
     )
     body = answer.get_data()
     promised = answer.content_length or 0
@@ -792,13 +792,30 @@ class _Door:
         return replace(answer, body=answer.body[:max_bytes], complete=whole)
 
 
+class _ShutDoor:
+    """Stands there for the ESPs that no simulator plays: nothing leaves to fetch anything."""
+
+    def fetch(self, request: HttpRequest, **_: Any) -> HttpResponse:
+        """Raise NotSentError, saying what to do."""
+        raise NotSentError(
+            f"Nothing is fetched from {urlsplit(request.url).hostname} while messages are "
+            "recorded: have mail arrive with outbox.receive() instead of a post of your own."
+        )
+
+
+_SHUT = _ShutDoor()
+
+
 @contextmanager
-def _fetching(doors: Mapping[tuple[State, str], _Door]) -> Iterator[None]:
-    """Have the webhooks of some apps fetch from the simulator."""
+def _fetching(
+    doors: Mapping[tuple[State, str], _Door], of: Callable[[State], bool]
+) -> Iterator[None]:
+    """Have the webhooks of some apps fetch from the simulator, or nothing at all."""
     original = State.transport_of
 
     def transport_of(self: State, esp: Esp) -> Fetches:
-        return doors.get((self, esp.key)) or original(self, esp)
+        found = doors.get((self, esp.key)) or original(self, esp)
+        return _SHUT if of(self) and not isinstance(found, _Door) else found
 
     State.transport_of = transport_of  # type: ignore[method-assign]
     try:
@@ -860,7 +877,7 @@ def record(app: Flask) -> Iterator[Outbox]:
     state: State = app.extensions["mailesp"]
     before = dict(state.mailers)
     with ExitStack() as until:
-        outbox = Outbox(until)
+        outbox = Outbox(until, lambda one: one is state)
         outbox.see(app)
         until.callback(state.mailers.update, before)
         state.mailers.update({name: outbox.wired(mailer) for name, mailer in before.items()})
@@ -880,7 +897,7 @@ def record_all() -> Iterator[Outbox]:
         State.mailer = mailer_of  # type: ignore[method-assign]
 
     with ExitStack() as until:
-        outbox = Outbox(until)
+        outbox = Outbox(until, lambda _: True)
         until.callback(restore)
         State.mailer = mailer  # type: ignore[method-assign]
         until.enter_context(signals.post_send.connected_to(outbox.record))

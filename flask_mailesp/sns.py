@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.x509 import Certificate
 
+MOST_BYTES = 1024 * 1024  # SNS itself stops at 256 kB
+
 _CONFIRMATION = (
     "Message",
     "MessageId",
@@ -83,7 +85,12 @@ def open_envelope(body: bytes, headers: Headers) -> Envelope:
 
 
 def strict_object(body: bytes) -> dict[str, Any]:
-    """Decode a JSON object in which no key comes twice. Raises WebhookRejected."""
+    """Decode a JSON object in which no key comes twice. Raises WebhookRejected.
+
+    Strangers can post here: what is larger than any message of SNS is not even decoded.
+    """
+    if len(body) > MOST_BYTES:
+        raise WebhookRejected("The webhook is larger than any message of Amazon SNS.")
     try:
         found = json.loads(body, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError):

@@ -58,6 +58,8 @@ _PIECE = 64 * 1024  # bytes read or decoded at once
 _TOKEN = pattern(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110 section 5.6.2
 _FIELD_VALUE = pattern(r"[^\x00-\x08\x0a-\x1f\x7f]*").fullmatch  # RFC 9110 section 5.5
 _URL = pattern(r"https?://[^\x00-\x20\x7f/?#@]+([/?#][^\x00-\x20\x7f]*)?", re.I).fullmatch
+_DOTTED_QUAD = pattern(r"(?:(?:0|[1-9][0-9]{0,2})(?:\.(?!\Z)|\Z)){4}").fullmatch
+_PRIVATE_NAMES = frozenset({"localhost", "localdomain", "local", "internal", "lan", "home", "arpa"})
 _OURS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "expect", "accept-encoding"}
 )
@@ -377,7 +379,13 @@ def _check_name(host: str) -> None:
     import ipaddress
 
     name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
+    last = name.rpartition(".")[2]
+    # What ends in a number is an IPv4 address to whoever resolves it (127.1, 0x7f000001).
+    if (
+        ":" not in name
+        and not _DOTTED_QUAD(name)
+        and ("." not in name or last[:1].isdigit() or last in _PRIVATE_NAMES)
+    ):
         raise _Unsendable("its host is not a public one")
     try:
         ipaddress.ip_address(name)
@@ -404,6 +412,10 @@ def _is_public(address: object) -> bool:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None:
             return inner.is_global and not inner.is_multicast
+        # Only this is allocated (RFC 4291 section 2.4): not the site-local fec0::/10, local
+        # NAT64 (64:ff9b:1::/48), IPv4-translated ... of which Python's versions know some.
+        if found not in ipaddress.ip_network("2000::/3"):
+            return False
     return found.is_global and not found.is_multicast
 
 

@@ -29,6 +29,7 @@ _ISO_TIME = pattern(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.,]([0-9]+))?"
     r" ?([Zz]|[+-][0-9]{2}:?[0-9]{2})?"
 )
+_CHARSET = pattern(r";\s*charset\s*=")
 _CHUNK = 57 * 1024  # bytes of data per piece; a multiple of 3, so pieces join without padding
 
 
@@ -191,6 +192,14 @@ def verify_basic(authorization: str | None, accepted: tuple[bytes, ...]) -> None
 
 
 # --- writing ---------------------------------------------------------------------------
+
+
+def with_charset(content_type: str, charset: str | None) -> str:
+    """Return the content type of a text with its charset, unless it tells one itself."""
+    kind = content_type.lower()
+    if not charset or not kind.startswith("text/") or _CHARSET.search(kind):
+        return content_type
+    return f"{content_type}; charset={charset}"
 
 
 class Base64:

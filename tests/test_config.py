@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import pickle
@@ -633,3 +634,16 @@ def test_mailers_of_one_esp_cannot_have_webhook_credentials_of_their_own(
                 "bulk": token | {"webhook_secret": "user:two-secret"},
             }
         )
+
+
+def test_mailers_of_one_esp_cannot_have_signing_secrets_of_their_own(make_app: MakeApp) -> None:
+    """Whatever such a setting is named: the events of one account would be refused for ever."""
+    one, two = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"a", b"b"))
+    for name in ("signing_secret", "inbound_secret"):
+        with pytest.raises(ConfigurationError, match="share one webhook URL"):
+            make_app(
+                MAILESP_MAILERS={
+                    "default": {"esp": "resend", "api_key": "re_a", name: one},
+                    "bulk": {"esp": "resend", "api_key": "re_b", name: two},
+                }
+            )

@@ -236,6 +236,10 @@ PRIVATE = [
     "https://2130706433/",
     "https://0x7f.1/",
     "https://127.1/",
+    "https://0x7f000001/",
+    "https://[fec0::1]/",
+    "https://[64:ff9b:1::7f00:1]/",
+    "https://[::ffff:0:127.0.0.1]/",
 ]
 
 
@@ -250,7 +254,7 @@ def test_a_strangers_url_reaches_nothing_but_public_https(
         transport.fetch(HttpRequest("GET", url), max_bytes=10, public=True)
 
 
-@pytest.mark.parametrize("url", [item for item in PRIVATE if "2130706433" not in item][:8])
+@pytest.mark.parametrize("url", [*PRIVATE, "https://intranet/", "https://db.localdomain/"])
 def test_neither_does_it_through_a_proxy(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)

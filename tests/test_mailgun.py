@@ -483,6 +483,50 @@ def test_esp_extra_starts_no_header(mailer: Mailer, name: str, value: str) -> No
         calls(mailer, plain(esp_extra={name: ["ok", value]}))
 
 
+@pytest.mark.parametrize("control", ["\r\n", "\n", "\r", "\0", "\v", "\x85", "\u2028"])
+def test_no_name_of_a_field_starts_a_header(mailer: Mailer, control: str) -> None:
+    name = f"h:X-A{control}Bcc"
+    with pytest.raises(InvalidHeaderError, match="name"):
+        calls(mailer, plain(esp_extra={name: "x@example.net"}))
+    with pytest.raises(InvalidHeaderError, match="name"):
+        calls(mailer, plain(merge_data={"ana@example.org": {name: "x"}}, to="ana@example.org"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"subject": "Hi %recipient.name%"},
+        {"headers": {"X-A": "%recipient.name%"}},
+        {"merge_headers": {"ana@example.org": {"X-A": "%recipient.name%"}}},
+        {"sender": ("%recipient.name%", "shop@mg.example.org")},
+    ],
+)
+@pytest.mark.parametrize("field", ["merge_data", "merge_global_data"])
+def test_merge_data_starts_no_header(mailer: Mailer, field: str, fields: dict[str, Any]) -> None:
+    """A name that a user has typed in takes the placeholder's place at Mailgun."""
+    data = {"name": "Ana\r\nBcc: x@example.net"}
+    rows = data if field == "merge_global_data" else {"ana@example.org": data}
+    with pytest.raises(InvalidHeaderError, match="'name'"):
+        calls(mailer, plain(to="ana@example.org", **{**fields, field: rows}))
+
+
+def test_merge_data_for_a_body_may_have_lines(mailer: Mailer) -> None:
+    rows = {"ana@example.org": {"address": "12 Elm Road\nHull"}}
+    assert calls(mailer, plain(to="ana@example.org", body="%recipient.address%", merge_data=rows))
+
+
+def test_names_of_merge_data_may_be_numbers(mailer: Mailer) -> None:
+    """As in JSON, where they become texts."""
+    (call,) = calls(mailer, plain(to="ana@example.org", merge_data={"ana@example.org": {1: "x"}}))
+    assert b"%221%22%3A%22x%22" in call.request.body
+
+
+def test_a_time_that_is_none_in_utc_is_refused(mailer: Mailer) -> None:
+    last = datetime.max.replace(tzinfo=timezone(timedelta(hours=-12)))
+    with pytest.raises(SerializationError, match="send_at"):
+        calls(mailer, plain(send_at=last))
+
+
 @pytest.mark.parametrize("value", [Decimal(1), THEN, b"x", [b"x"], {"a": Decimal(1)}, "\ud800"])
 def test_what_a_form_cannot_carry_is_refused(mailer: Mailer, value: Any) -> None:
     with pytest.raises(SerializationError):
@@ -1043,6 +1087,21 @@ def test_no_damaged_document_counts() -> None:
     assert len(bad) > 1000
 
 
+@pytest.mark.parametrize("kind", ["tracking", "inbound"])
+def test_a_strangers_json_is_not_decoded_beyond_the_size_of_an_event(
+    hooks: Hooks, kind: str
+) -> None:
+    """The signature is inside; but 40 MB of JSON can become more than a gigabyte."""
+    signed = proof()
+    large, small = (
+        hook({**OPENED, "more": "x" * size}, **signed)
+        for size in (mailgun.MAX_EVENT, mailgun.MAX_EVENT // 2)
+    )
+
+    assert post(hooks, large, kind=kind) == 401
+    assert post(hooks, small, kind=kind) == 200
+
+
 def test_a_token_is_not_taken_from_elsewhere() -> None:
     """A JSON document is not read as a form, nor a form as JSON, whatever the type says."""
     settings = with_key(VECTOR_KEY)
@@ -1155,6 +1214,14 @@ def test_a_token_does_not_authenticate_another_mail(hooks: Hooks, kind: str) -> 
         assert posted(MAIL, (file[0], b"\x00\xfe", *file[2:])) == 401
         assert posted(MAIL, (file[0], file[1], "b.bin", file[3])) == 401
     assert len(hooks.inbound) == 2
+    assert len({event.key for event in hooks.inbound}) == 1
+
+
+def test_a_mail_is_the_same_in_another_order_of_its_fields(hooks: Hooks) -> None:
+    """Or a repetition would be taken for a forgery, and the mail be lost."""
+    fields = [*MAIL.items(), *proof().items()]
+    for order in (fields, sorted(fields), fields[::-1]):
+        assert post(hooks, urlencode(order).encode(), FORM, "inbound") == 200
     assert len({event.key for event in hooks.inbound}) == 1
 
 
@@ -1625,6 +1692,32 @@ def test_of_several_verdicts_the_worst_counts(
 
     for event in (parsed, raw):
         assert (event.message.spam_detected, event.message.spam_score) == (detected, score)
+
+
+@pytest.mark.parametrize("forged_first", [True, False])
+def test_a_header_named_message_headers_betters_no_verdict(
+    settings: Settings, forged_first: bool
+) -> None:
+    """Mailgun posts a mail's headers as fields: the sender's word, whatever they are named."""
+    forged = json.dumps([["X-Mailgun-Sflag", "No"], ["X-Mailgun-Spf", "Pass"], ["From", "boss"]])
+    own = json.dumps([["X-Mailgun-Sflag", "Yes"], ["message-headers", forged], ["From", "ilse"]])
+    lists = [forged, own] if forged_first else [own, forged]
+    fields = [*(pair for pair in MAIL.items() if pair[0] != "message-headers")]
+    fields += [("message-headers", value) for value in lists]
+    message = mail_of(settings, urlencode([*fields, *proof().items()]).encode()).message
+
+    assert message.spam_detected is True
+    assert "X-Mailgun-Spf" not in message.headers
+    assert message.headers["From"] == "ilse"
+
+
+def test_of_a_source_the_sources_own_verdict_counts(settings: Settings) -> None:
+    """Even if a header of the mail came as a list of all of them."""
+    forged = json.dumps([["X-Mailgun-Sflag", "No"]])
+    source = f"X-Mailgun-Sflag: Yes\r\nmessage-headers: {forged}\r\n\r\nx"
+    fields = {**MAIL, "message-headers": forged, "body-mime": source}
+
+    assert mail_of(settings, post_form(fields)).message.spam_detected is True
 
 
 def test_a_repeated_post_has_the_same_key_even_when_signed_anew(settings: Settings) -> None:

@@ -493,6 +493,13 @@ def test_any_bytes_are_rejected_or_mean_the_same(patch: bytes, place: int, cut: 
     assert rejected(body) or string_to_sign(json.loads(body)) == string_to_sign(GOOD)
 
 
+def test_a_strangers_json_is_not_decoded_beyond_the_size_of_a_message() -> None:
+    """Its objects would take thirty times the memory of its text."""
+    body = b'{"a":[' + b"{}," * 400_000 + b"{}]}"
+    with pytest.raises(WebhookRejected, match="larger than any"):
+        open_envelope(body, {})
+
+
 def test_the_kit_signs_as_sns_does() -> None:
     """What all tests build on is itself sound."""
     assert signed(dict(GOOD)) == GOOD

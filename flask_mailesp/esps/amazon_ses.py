@@ -31,7 +31,7 @@ from ..esp import (
     Webhook,
     WebhookRequest,
 )
-from ..events import EventType, InboundEvent, RejectReason, TrackingEvent
+from ..events import EventType, InboundEvent, RejectReason, TrackingEvent, unknown_event
 from ..exceptions import (
     APIError,
     AuthenticationError,
@@ -167,7 +167,7 @@ SETTINGS = (
         convert=configuration_set,
     ),
     Setting("MESSAGE_TAG_NAME", convert=tag_name),
-    Setting("TOPIC_ARNS", where=WHERE_TOPICS, convert=topic_arns),
+    Setting("TOPIC_ARNS", where=WHERE_TOPICS, convert=topic_arns, hooks=True),
     Setting("AUTO_CONFIRM_SNS", default=True),
     Setting("API_URL", bare=True, env=("AWS_ENDPOINT_URL_SESV2",)),
     Setting("SNS_URL", bare=True, env=("AWS_ENDPOINT_URL_SNS",)),
@@ -792,7 +792,7 @@ def parse(request: WebhookRequest, settings: Settings) -> Sequence[Event | Fetch
     """Read one message of Amazon SNS; whatever has no known shape becomes an unknown event."""
     envelope = parse_json(request.body)
     if not isinstance(envelope, dict):
-        return (unknown(request.body, request.body),)
+        return (unknown_event(NAME, request.body, request.body),)
     kind = text(envelope, "Type")
     if kind == "SubscriptionConfirmation":
         return confirmation(envelope, request.body, settings)
@@ -800,12 +800,6 @@ def parse(request: WebhookRequest, settings: Settings) -> Sequence[Event | Fetch
         logger.warning("An SNS subscription has ended: no more webhooks of %s come of it.", NAME)
         return ()
     return notification(envelope, request.body, settings)
-
-
-def unknown(raw: Any, body: bytes, message_id: str | None = None) -> TrackingEvent:
-    """Return the event for what has no known shape."""
-    identity = (NAME, message_id or sha256(body).hexdigest())
-    return TrackingEvent(EventType.UNKNOWN, raw, event_id=message_id, identity=identity)
 
 
 def confirmation(
@@ -818,7 +812,7 @@ def confirmation(
     topic, token = text(envelope, "TopicArn") or "", text(envelope, "Token")
     match = IS_TOPIC.fullmatch(topic)
     if match is None or token is None:
-        return (unknown(envelope, body, text(envelope, "MessageId")),)
+        return (unknown_event(NAME, envelope, body, text(envelope, "MessageId")),)
     if not settings.get("AUTO_CONFIRM_SNS"):
         logger.warning("An SNS subscription to %s waits to be confirmed by hand.", topic)
         return ()
@@ -854,7 +848,7 @@ def notification(
     raw = parse_json(said) if isinstance(said, str) else None
     if not isinstance(raw, dict):
         is_trial = isinstance(said, str) and said.startswith(TRIALS)
-        return () if is_trial else (unknown(envelope, body, message_id),)
+        return () if is_trial else (unknown_event(NAME, envelope, body, message_id),)
     kind = text(raw, "eventType") or text(raw, "notificationType")
     if kind == "Received":
         return received(raw, envelope, body, settings)
@@ -1041,7 +1035,7 @@ def received(
         "Choose an SNS or S3 action in the receipt rule.",
         NAME,
     )
-    return (unknown(raw, body, text(envelope, "MessageId")),)
+    return (unknown_event(NAME, raw, body, text(envelope, "MessageId")),)
 
 
 def with_content(
@@ -1163,7 +1157,9 @@ class StoredMail:
                 "encryption in the receipt rule of %s.",
                 NAME,
             )
-            return unknown(self.raw, body, text(as_object(self.raw.get("mail")), "messageId"))
+            return unknown_event(
+                NAME, self.raw, body, text(as_object(self.raw.get("mail")), "messageId")
+            )
         return to_inbound(self.raw, response.body, body)
 
 

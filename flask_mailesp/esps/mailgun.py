@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from ..address import Address, idna2008
+from ..address import CONTROLS, Address, idna2008
 from ..esp import (
     Call,
     Esp,
@@ -30,7 +30,7 @@ from ..esp import (
     Webhook,
     WebhookRequest,
 )
-from ..events import EventType, InboundEvent, RejectReason, TrackingEvent
+from ..events import EventType, InboundEvent, RejectReason, TrackingEvent, unknown_event
 from ..exceptions import (
     APIError,
     ConfigurationError,
@@ -57,6 +57,7 @@ from ..wire import (
     strings,
     text,
     verify_basic,
+    with_charset,
 )
 
 if TYPE_CHECKING:
@@ -239,6 +240,8 @@ def call(message: PreparedMessage, url: str, fields: Fields, settings: Settings)
     """Build the call for some form fields and the message's files."""
     files = [file_part(item) for item in message.attachments]
     content_type, body = multipart_body(fields, files) if files else form_body(fields)
+    if any(CONTROLS.search(name) for name, _ in fields):
+        raise InvalidHeaderError("The name of a form field holds a line break.")
     headers = {
         "Authorization": basic_auth(settings["API_KEY"]),
         "Accept": "application/json",
@@ -292,23 +295,18 @@ def delivery_time(moment: datetime | None) -> str | None:
     """Return an RFC 5322 date with a numeric zone."""
     from email.utils import format_datetime
 
-    return None if moment is None else format_datetime(moment.astimezone(timezone.utc))
+    try:
+        return None if moment is None else format_datetime(moment.astimezone(timezone.utc))
+    except OverflowError:
+        raise SerializationError("send_at is beyond the years that can be written.") from None
 
 
 def file_part(item: Attachment) -> FilePart:
     """Return one file; an inline one is named by its content id, since only that travels."""
-    content_type = with_charset(item)
+    content_type = with_charset(item.content_type, item.charset)
     if item.is_inline:
         return FilePart("inline", str(item.content_id), content_type, item.data)
     return FilePart("attachment", item.filename, content_type, item.data)
-
-
-def with_charset(item: Attachment) -> str:
-    """Return the content type of a text with its charset."""
-    kind = item.content_type
-    if not item.charset or not kind.lower().startswith("text/") or "charset" in kind.lower():
-        return kind
-    return f"{kind}; charset={item.charset}"
 
 
 # --- esp_extra -------------------------------------------------------------------------
@@ -390,7 +388,24 @@ def variables(message: PreparedMessage) -> dict[str, dict[str, str]]:
     """
     defaults = {**_data_defaults(message), **_metadata_defaults(message)}
     defaults |= _header_defaults(message)
-    return {item.key: defaults | _own_variables(message, item.key) for item in message.to}
+    rows = {item.key: defaults | _own_variables(message, item.key) for item in message.to}
+    _refuse_breaks(message, defaults, rows)
+    return rows
+
+
+def _refuse_breaks(
+    message: PreparedMessage, names: Iterable[str], rows: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Raise InvalidHeaderError where a placeholder would bring a line break into a header."""
+    own = [value for row in _rows_of(message, message.merge_headers) for value in row.values()]
+    headers = [str(message.sender), message.subject, *map(str, message.reply_to)]
+    places = "\n".join([*headers, *(value for _, value in message.headers), *own])
+    for name in [name for name in names if f"%recipient.{name}%" in places]:
+        if any(CONTROLS.search(row[name]) for row in rows.values()):
+            raise InvalidHeaderError(
+                f"The merge data {name!r} stands in a header and holds a line break or another "
+                "control character."
+            )
 
 
 def _rows_of(
@@ -403,9 +418,9 @@ def _rows_of(
 
 
 def _data_defaults(message: PreparedMessage) -> dict[str, str]:
-    defaults = {key: "" for row in _rows_of(message, message.merge_data) for key in row}
+    defaults = {str(key): "" for row in _rows_of(message, message.merge_data) for key in row}
     common = (message.merge_global_data or {}).items()
-    return defaults | {key: scalar("merge_global_data", key, value) for key, value in common}
+    return defaults | {str(key): scalar("merge_global_data", key, value) for key, value in common}
 
 
 def _metadata_defaults(message: PreparedMessage) -> dict[str, str]:
@@ -427,7 +442,7 @@ def _own_variables(message: PreparedMessage, key: str) -> dict[str, str]:
     metadata = (message.merge_metadata or {}).get(key, {})
     headers = (message.merge_headers or {}).get(key, {})
     return {
-        **{name: scalar("merge_data", name, value) for name, value in data.items()},
+        **{str(name): scalar("merge_data", name, value) for name, value in data.items()},
         **{f"v:{name}": str(value) for name, value in metadata.items()},
         **{header_field(name): value for name, value in headers.items()},
     }
@@ -544,6 +559,9 @@ def with_retry_after(response: HttpResponse, said: str) -> HttpResponse:
 MAX_AGE = timedelta(hours=12)
 MAX_AHEAD = timedelta(minutes=5)
 KEEP_TOKENS = (MAX_AGE + 2 * MAX_AHEAD).total_seconds()
+# Bytes of an event. The signature is inside, so a stranger's JSON has to be decoded to be
+# rejected; and 40 MB of it can become more than a gigabyte of objects.
+MAX_EVENT = 1024 * 1024
 
 # The lengths are fixed, since no digit may slide from one into the other.
 _TIMESTAMP = pattern(rb"[0-9]{10}")
@@ -627,6 +645,8 @@ def proof_of(request: WebhookRequest, form: Form | None) -> Proof | None:
     """Return what is signed, or None where it is missing, or is there twice."""
     if form is not None:
         return proof(*map(form.only, SIGNED_FIELDS))
+    if len(request.body) > MAX_EVENT:
+        raise WebhookRejected("The webhook's JSON is larger than any of Mailgun's events.")
     signed = as_object(as_object(strict_json(request.body)).get("signature"))
     # A subaccount's event has the primary account's signature besides.
     return proof(*map(signed.get, (*SIGNED_FIELDS, "parent-signature")))
@@ -694,7 +714,7 @@ def parse(request: WebhookRequest, settings: Settings) -> tuple[TrackingEvent | 
         return (from_form(read_form(request), request.body),)
     raw = parse_json(request.body)
     if not isinstance(raw, dict):
-        return (unknown(request.body, request.body),)
+        return (unknown_event(NAME, request.body, request.body),)
     return (to_event(raw, request.body),)
 
 
@@ -702,12 +722,7 @@ def from_form(form: Form, body: bytes) -> TrackingEvent | InboundEvent:
     """Read a form: inbound mail, or something unknown."""
     if is_mail(form):
         return to_inbound(form)
-    return unknown(field_texts(form) or body, body)
-
-
-def unknown(raw: Any, body: bytes) -> TrackingEvent:
-    """Return the event for what has no known shape."""
-    return TrackingEvent(EventType.UNKNOWN, raw, identity=(NAME, sha256(body).hexdigest()))
+    return unknown_event(NAME, field_texts(form) or body, body)
 
 
 # --- tracking --------------------------------------------------------------------------
@@ -822,6 +837,7 @@ def _headers_of(event: Mapping[str, Any]) -> dict[str, Any]:
 # --- inbound ---------------------------------------------------------------------------
 
 SOURCE = "body-mime"
+HEADER_LIST = "message-headers"
 CONTENT = (SOURCE, "body-plain", "body-html", "stripped-text", "stripped-html")
 TWICE = "a field of the post is there more than once: "
 
@@ -884,8 +900,9 @@ def raw_message(form: Form, source: bytes) -> InboundMessage:
     """Read a mail's source."""
     from ..inbound import InboundMessage
 
+    # The list may be a header of the mail, which is the sender's word.
     return InboundMessage.from_raw(
-        source, **envelope(form), **verdict(header_list(form) or top(source))
+        source, **envelope(form), **verdict([*all_headers(form), *top(source)])
     )
 
 
@@ -918,13 +935,29 @@ def parsed_message(form: Form) -> InboundMessage:
         stripped_text=form.text("stripped-text"),
         stripped_html=form.text("stripped-html"),
         **envelope(form),
-        **verdict(headers),
+        **verdict(all_headers(form) or headers),
     )
 
 
 def header_list(form: Form) -> list[tuple[str, str]]:
-    """Return the headers: a JSON list of pairs, in order."""
-    pairs = as_list(parse_json(form.data("message-headers") or b""))
+    """Return the headers: a JSON list of pairs, in order.
+
+    A mail can have a header of this name, which comes as a field too. The real list is the
+    longer one: it holds that header.
+    """
+    found = [value for name, value in form.fields if name == HEADER_LIST]
+    return read_pairs(max(found, key=len, default=b""))
+
+
+def all_headers(form: Form) -> list[tuple[str, str]]:
+    """Return the headers of all lists, for a verdict that no list can make better."""
+    found = [value for name, value in form.fields if name == HEADER_LIST]
+    return [pair for value in found for pair in read_pairs(value)]
+
+
+def read_pairs(source: bytes) -> list[tuple[str, str]]:
+    """Read a JSON list of pairs of texts; whatever else it holds is left out."""
+    pairs = as_list(parse_json(source))
     return [
         (pair[0], pair[1])
         for pair in pairs

@@ -30,7 +30,7 @@ from ..esp import (
     Webhook,
     WebhookRequest,
 )
-from ..events import EventType, InboundEvent, RejectReason, TrackingEvent
+from ..events import EventType, InboundEvent, RejectReason, TrackingEvent, unknown_event
 from ..exceptions import (
     APIError,
     AuthenticationError,
@@ -56,6 +56,7 @@ from ..wire import (
     strings,
     text,
     verify_basic,
+    with_charset,
 )
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ SETTINGS = (
         secret=True,
         bare=True,
         convert=svix.secrets,
+        hooks=True,
     ),
     Setting(
         "INBOUND_SECRET",
@@ -91,6 +93,7 @@ SETTINGS = (
         secret=True,
         bare=True,
         convert=svix.secrets,
+        hooks=True,
     ),
     Setting("API_URL", default="https://api.resend.com", bare=True),
 )
@@ -419,9 +422,7 @@ def content_type(item: Attachment) -> str | None:
                 f"{NAME} cannot express: an attachment of type {kind} whose filename ends in "
                 f'".{extension}". It would keep the message back for ever, and tell nobody.'
             )
-    if item.charset and kind.startswith("text/") and "charset=" not in item.content_type.lower():
-        return f"{item.content_type}; charset={item.charset}"
-    return item.content_type
+    return with_charset(item.content_type, item.charset)
 
 
 # --- reading the answer ----------------------------------------------------------------
@@ -573,13 +574,12 @@ def parse(request: WebhookRequest, settings: Settings) -> Sequence[Event | Fetch
     """
     raw = parse_json(request.body)
     event_id = request.headers.get("svix-id") or None
-    identity = (NAME, event_id or sha256(request.body).hexdigest())
     if not isinstance(raw, dict):
-        event = TrackingEvent(EventType.UNKNOWN, request.body, event_id=event_id, identity=identity)
-        return (event,)
+        return (unknown_event(NAME, request.body, request.body, event_id),)
     number = text(raw.get("data"), "email_id")
     if raw.get("type") == RECEIVED and number is not None and _UUID.fullmatch(number):
         return (_fetch_mail(_Arrival(raw, number, event_id, settings)),)
+    identity = (NAME, event_id or sha256(request.body).hexdigest())
     return (to_event(raw, event_id, identity),)
 
 

@@ -29,7 +29,7 @@ from ..esp import (
     Webhook,
     WebhookRequest,
 )
-from ..events import EventType, InboundEvent, RejectReason, TrackingEvent
+from ..events import EventType, InboundEvent, RejectReason, TrackingEvent, unknown_event
 from ..exceptions import (
     ConfigurationError,
     InvalidHeaderError,
@@ -148,6 +148,7 @@ SETTINGS = (
         where=WHERE_INBOUND_KEY,
         bare=True,
         convert=partial(public_keys, WHERE_INBOUND_KEY),
+        hooks=True,
     ),
     Setting("GENERATE_MESSAGE_ID", default=True),
     Setting("MERGE_FIELD_FORMAT", convert=field_format),
@@ -753,7 +754,7 @@ def parse(request: WebhookRequest, settings: Settings) -> Sequence[TrackingEvent
     if isinstance(items, dict):
         items = [items]
     if not isinstance(items, list) or not items:
-        return (unknown(request.body),)
+        return (unknown_event(NAME, request.body, request.body),)
     if set(map(type, items)) == {dict}:  # as it always should be
         return [SendGridEvent(item) for item in items]
     digest = sha256(request.body).hexdigest()
@@ -763,11 +764,6 @@ def parse(request: WebhookRequest, settings: Settings) -> Sequence[TrackingEvent
         else TrackingEvent(EventType.UNKNOWN, item, identity=(NAME, digest, str(number)))
         for number, item in enumerate(items)
     ]
-
-
-def unknown(body: bytes) -> TrackingEvent:
-    """Return the event for what has no known shape."""
-    return TrackingEvent(EventType.UNKNOWN, body, identity=(NAME, sha256(body).hexdigest()))
 
 
 # https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
@@ -931,7 +927,7 @@ def to_inbound(request: WebhookRequest) -> InboundEvent | TrackingEvent:
     form = read_form(request)
     names = {name for name, _ in form.fields} | {file.name for file in form.files}
     if INBOUND_FIELDS.isdisjoint(names):
-        return unknown(request.body)
+        return unknown_event(NAME, request.body, request.body)
     return InboundMail(form).event()
 
 
