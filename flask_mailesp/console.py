@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Literal, Protocol, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
+from typing import Any, Literal, Protocol, TypeVar
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from .esp import Esp, HttpRequest, HttpResponse, SecretBytes, Settings
 from .exceptions import APIError, MailESPError, SendUncertainError
+from .wire import as_object, json_body
 from .words import Word
 
 Kind = Literal["tracking", "inbound"]
@@ -55,6 +56,11 @@ class HookTarget:
     kind: Kind
     url: str
     secret: SecretBytes | None = None
+
+    @property
+    def whole_url(self) -> str:
+        """The URL with its credentials, for an ESP that has no other place for them."""
+        return self.url if self.secret is None else with_credentials(self.url, self.secret)
 
 
 class Action(Word):
@@ -146,7 +152,81 @@ def exchange(transport: Sends, request: HttpRequest) -> HttpResponse:
         raise APIError(f"{host} was reached but gave no answer that can be understood.") from None
 
 
-# --- URLs with credentials -------------------------------------------------------------
+# --- for the ESPs' consoles ------------------------------------------------------------
+
+Problem = Callable[[HttpResponse], MailESPError | None]
+
+# What a plan says of a second webhook to the same place.
+DOUBLED = "posts every event to this app a second time: delete it in the console"
+
+
+def json_request(
+    method: str, url: str, headers: Mapping[str, str], body: Any = None
+) -> HttpRequest:
+    """Return a request of an API that speaks JSON; without a body where there is none."""
+    sent = {**headers, "Accept": "application/json"}
+    if body is None:
+        return HttpRequest(method, url, sent)
+    return HttpRequest(method, url, sent | {"Content-Type": "application/json"}, json_body(body))
+
+
+def checked(response: HttpResponse, problem: Problem) -> HttpResponse:
+    """Return an answer that has no problem; raise the problem that it has."""
+    error = problem(response)
+    if error is not None:
+        raise error
+    return response
+
+
+def answered(response: HttpResponse, problem: Problem) -> dict[str, Any]:
+    """Return the JSON object that was asked for; raise the problem that the answer has."""
+    return as_object(checked(response, problem).json())
+
+
+# --- URLs and what is in them ----------------------------------------------------------
+
+
+def same_place(one: str, other: str) -> bool:
+    """Tell whether two URLs lead to the same route of the same host.
+
+    Scheme, credentials, query and a last slash make no difference; neither do the ports that
+    http and https have anyway. What is no URL leads nowhere.
+    """
+    host = _host(one)
+    return host is not None and host == _host(other) and _path(one) == _path(other)
+
+
+def same_path(one: str, other: str) -> bool:
+    """Tell whether two URLs have the same path, maybe on different hosts."""
+    return _path(one) == _path(other) != ""
+
+
+def userinfo(url: str) -> tuple[str, str]:
+    """Return the user name and password in a URL, decoded; empty where there are none."""
+    parts = _split(url)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":") if parts else ("", "", "")
+    return unquote(user), unquote(password)
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
+
+
+def _host(url: str) -> tuple[str, int | None] | None:
+    try:
+        parts = urlsplit(url)
+        port = None if parts.port in (80, 443) else parts.port
+    except ValueError:  # a port that is no number, for one
+        return None
+    return (parts.hostname, port) if parts.hostname else None
+
+
+def _path(url: str) -> str:
+    parts = _split(url)
+    return parts.path.rstrip("/") if parts else ""
 
 
 def with_credentials(url: str, secret: bytes, *, encode: bool = True) -> str:
@@ -165,9 +245,8 @@ def stands_in_a_url(secret: bytes) -> bool:
 
 def masked(url: str) -> str:
     """Return a URL without what may be a credential: its user information and its query."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
+    parts = _split(url)
+    if parts is None:
         return "(not a URL)"
     _, at, host = parts.netloc.rpartition("@")
     query = "***" if parts.query else ""

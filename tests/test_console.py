@@ -18,6 +18,9 @@ from flask_mailesp.console import (
     console_of,
     converse,
     masked,
+    same_path,
+    same_place,
+    userinfo,
     with_credentials,
 )
 from flask_mailesp.consoles import postal, postmark
@@ -386,3 +389,61 @@ def test_a_password_goes_into_a_url_percent_encoded() -> None:
 
     assert encoded == "https://us%20er:p%40ss%2Fw%3Ard@a.example/x/"
     assert plain == "https://***:***@a.example/x/"
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ("https://app.example/hooks/", True),
+        ("http://APP.example/hooks", True),
+        ("https://user:password@app.example:443/hooks/?a=1#b", True),
+        ("http://app.example:80/hooks/", True),
+        ("https://app.example:8443/hooks/", False),
+        ("https://app.example/hooks/more/", False),
+        ("https://app.example/Hooks/", False),
+        ("https://other.example/hooks/", False),
+        ("https://app.example.evil.example/hooks/", False),
+        ("https://app.example@other.example/hooks/", False),
+        ("https://app.example:port/hooks/", False),
+        ("https://[app.example/hooks/", False),
+        ("/hooks/", False),
+        ("", False),
+    ],
+)
+def test_two_urls_lead_to_the_same_place(other: str, same: bool) -> None:
+    """One route of one host, whatever scheme, credentials, query or last slash it is given."""
+    assert same_place("https://app.example/hooks/", other) is same
+    assert same_place(other, "https://app.example/hooks/") is same
+
+
+@pytest.mark.parametrize("url", ["", "/", "https://", "https://[a/", "https://a.example:x/"])
+def test_what_is_no_url_leads_nowhere(url: str) -> None:
+    """Not even to the same place as itself."""
+    assert not same_place(url, url)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://a.example/x/", "https://b.example/x", True),
+        ("https://a.example/x", "https://a.example/y", False),
+        ("https://a.example/", "https://b.example", False),
+        ("https://[a/x", "https://[a/x", False),
+    ],
+)
+def test_the_same_path_on_maybe_another_host(one: str, other: str, same: bool) -> None:
+    """It hints at a webhook of a former address; no path at all is no hint."""
+    assert same_path(one, other) is same
+
+
+@pytest.mark.parametrize(
+    ("url", "user", "password"),
+    [
+        ("https://a:p%40ss:w@a.example/", "a", "p@ss:w"),
+        ("https://a@a.example/", "a", ""),
+        ("https://a.example/", "", ""),
+        ("https://[a", "", ""),
+    ],
+)
+def test_the_credentials_in_a_url(url: str, user: str, password: str) -> None:
+    assert userinfo(url) == (user, password)

@@ -180,19 +180,33 @@ def routed(*actions: str, secret: SecretBytes | None = None) -> list[Change]:
 
 
 @pytest.mark.parametrize(
-    "action",
-    [f'forward("{INBOUND}")', f"forward('{INBOUND}?format=mime')", f'forward("{INBOUND}?a")'],
+    ("action", "details"),
+    [
+        (f'forward("{INBOUND}mime")', ()),
+        (f"forward('{INBOUND}?format=mime')", ()),
+        (f'forward("{INBOUND}")', (mailgun.PARSED,)),
+        (f'forward("{INBOUND}?a")', (mailgun.PARSED,)),
+    ],
 )
-def test_a_route_that_forwards_here_is_fine(action: str) -> None:
-    """With or without the query that asks for the source."""
+def test_a_route_that_forwards_here_is_fine(action: str, details: tuple[str, ...]) -> None:
+    """In either form that asks for the source; without, the plan says what would ask for it."""
     (change,) = routed(action, "stop()")
 
-    assert change.action == Action.UNCHANGED
+    assert (change.action, change.details) == (Action.UNCHANGED, details)
 
 
-def test_a_routes_url_is_corrected_and_the_rest_kept() -> None:
+@pytest.mark.parametrize("path", ["inbound/amime", "inboundmime", "inbound/mime/x"])
+def test_a_route_to_elsewhere_is_left_alone(path: str) -> None:
+    """Only the very paths of the app's own routes are recognised."""
+    (change,) = routed(f'forward("{INBOUND.removesuffix("inbound/")}{path}")')
+
+    assert change.action == Action.FOREIGN
+
+
+@pytest.mark.parametrize("form", ["mime", "?format=mime", "mime?a=1", "?a=1", ""])
+def test_a_routes_url_is_corrected_and_the_rest_kept(form: str) -> None:
     http = INBOUND.replace("https", "http")
-    (change,) = routed(f'forward("{http}?format=mime")', "stop()", secret=SECRET)
+    (change,) = routed(f'forward("{http}{form}")', "stop()", secret=SECRET)
     wanted = INBOUND.replace("https://", "https://user:long%20password@")
 
     assert sent(change) == (
@@ -202,7 +216,7 @@ def test_a_routes_url_is_corrected_and_the_rest_kept() -> None:
             ("priority", "3"),
             ("description", "help"),
             ("expression", "catch_all()"),
-            ("action", f'forward("{wanted}?format=mime")'),
+            ("action", f'forward("{wanted}{form}")'),
             ("action", "stop()"),
         ],
     )

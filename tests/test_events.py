@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_mailesp import EventType, InboundEvent, RejectReason, TrackingEvent
-from flask_mailesp.events import event_key
+from flask_mailesp.events import event_key, unknown_event
 from flask_mailesp.inbound import InboundMessage
 
 FIELDS = st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=4)
@@ -112,3 +112,16 @@ def test_a_key_is_the_same_in_every_process_and_version() -> None:
     key = event_key("tracking", ("Postal", None, "c7a91f0e"))
 
     assert key == "dddc2558f43c108a26a3c0350895aa0a75f6c514498a074f7f211268b9b3370c"
+
+
+def test_what_has_no_known_shape_is_an_unknown_event_with_the_data() -> None:
+    """Its key is made of the ESP's id, or of the body where it has none."""
+    event = unknown_event("Acme", {"a": 1}, b'{"a":1}')
+    named = unknown_event("Acme", {"a": 1}, b'{"a":1}', "e-1")
+
+    assert (event.event_type, event.esp_event, event.event_id) == ("unknown", {"a": 1}, None)
+    assert event.key == unknown_event("Acme", None, b'{"a":1}').key
+    assert named.event_id == "e-1"
+    keys = {event.key, named.key, unknown_event("Other", {}, b'{"a":1}').key}
+    assert len(keys | {unknown_event("Acme", {}, b"{}").key}) == 4
+    assert named.key == unknown_event("Acme", {}, b"{}", "e-1").key

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -1704,21 +1703,6 @@ class TestContract(EspContract):
 
     def wire(self, request: HttpRequest) -> str:
         return decoded(request) + request.headers.get("idempotency-key", "")
-
-
-PAGE = (Path(__file__).parent.parent / "docs" / "esps" / "resend.md").read_text("utf-8")
-MAPPED = [
-    *((name, meaning, "") for name, meaning in resend.EVENT_TYPES.items()),
-    *((name, meaning) for name, meaning in resend.BOUNCE_SUBTYPES.items()),
-    *((name, meaning) for name, meaning in resend.SUPPRESSIONS.items()),
-]
-
-
-@pytest.mark.parametrize("row", MAPPED, ids=lambda row: str(row[0]))
-def test_the_page_has_the_mapping_of_the_code(row: tuple[str, ...]) -> None:
-    """Events in their table, reasons in theirs."""
-    start = "| " + " | ".join(f"`{word}`" for word in row if word)
-    assert any(line.startswith(start) for line in PAGE.splitlines())
 
 
 def test_all_types_of_events_are_in_the_contract() -> None:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -2307,30 +2306,3 @@ def test_a_receiver_that_fails_has_mail_posted_again() -> None:
             "/mail-hooks/sendgrid/inbound/", data=RAW_FORM, headers=headers, content_type=MULTIPART
         )
     assert answer.status_code == 503
-
-
-# --- the documentation page ------------------------------------------------------------
-
-PAGE = Path(__file__).parent.parent / "docs" / "esps" / "sendgrid.md"
-
-
-def table_rows() -> list[tuple[str, ...]]:
-    lines = PAGE.read_text("utf-8").splitlines()
-    return [
-        tuple(cell.strip() for cell in line.strip("|").split("|"))
-        for line in lines
-        if line.startswith("|")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("word", "meaning"),
-    [
-        *((f"`{word}`", f"`{kind}`") for word, kind in sendgrid.EVENT_TYPES.items()),
-        *((f"`{word}`", f"`{reason}`") for word, reason in sendgrid.BOUNCE_TYPES.items()),
-        *((f"{word}", f"`{reason}`") for word, reason in sendgrid.DROP_REASONS.items()),
-    ],
-)
-def test_the_page_has_every_event_and_reason(word: str, meaning: str) -> None:
-    """In a row that begins with the word and holds what it means."""
-    assert any(row[0] == word and meaning in row[1:] for row in table_rows())

@@ -496,3 +496,19 @@ def test_a_value_that_contains_itself_is_a_serialization_error() -> None:
 def test_reprs_do_not_show_the_data() -> None:
     """Attachments are other people's."""
     assert repr(Base64(b"secret")) == "<Base64 of 6 bytes>"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "charset", "expected"),
+    [
+        ("text/plain", "latin-1", "text/plain; charset=latin-1"),
+        ("TEXT/CSV; header=present", "utf-8", "TEXT/CSV; header=present; charset=utf-8"),
+        ("text/plain; Charset = ascii", "utf-8", "text/plain; Charset = ascii"),
+        ("text/plain; name=charset.txt", "utf-8", "text/plain; name=charset.txt; charset=utf-8"),
+        ("text/plain", None, "text/plain"),
+        ("application/pdf", "utf-8", "application/pdf"),
+    ],
+)
+def test_a_text_tells_its_charset(content_type: str, charset: str | None, expected: str) -> None:
+    """Once, and only a text does."""
+    assert wire.with_charset(content_type, charset) == expected

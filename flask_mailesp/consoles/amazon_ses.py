@@ -171,7 +171,7 @@ def plan(settings: Settings, targets: tuple[HookTarget, ...]) -> Talk[list[Chang
     """See that events are published, and that each topic has a subscription for its URL.
 
     Of the configured topics, those that the configuration set publishes to are for tracking,
-    the others for inbound mail.
+    the others for inbound mail. While that is not known, no topic is touched.
     """
     ours = sorted(settings.require("TOPIC_ARNS"))
     tracks = any(target.kind == "tracking" for target in targets)
@@ -182,7 +182,9 @@ def plan(settings: Settings, targets: tuple[HookTarget, ...]) -> Talk[list[Chang
     changes: list[Change] = []
     if tracks and not for_tracking:
         changes.append(publishing(settings, ours))
-        for_tracking = ours if len(ours) == 1 else []
+        if len(ours) > 1:
+            return changes
+        for_tracking = ours
     topics: dict[Kind, Sequence[str]] = {
         "tracking": for_tracking,
         "inbound": [topic for topic in ours if topic not in for_tracking],

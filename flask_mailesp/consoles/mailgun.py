@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from ..console import (
     Action,
@@ -19,8 +19,9 @@ from ..console import (
     HookTarget,
     Talk,
     Verdict,
+    answered,
     masked,
-    with_credentials,
+    same_place,
 )
 from ..esp import HttpRequest, HttpResponse, Settings
 from ..esps.mailgun import HINTS, NAME, basic_auth, words
@@ -66,14 +67,6 @@ def problem(response: HttpResponse) -> MailESPError | None:
     kind = APIError if response.status == 200 else None
     hint = HINTS.get(404 if response.status == 200 else response.status, "")
     return failure(NAME, response, message=words(response), hint=hint, kind=kind)
-
-
-def answered(response: HttpResponse) -> Mapping[str, Any]:
-    """Return the object that was asked for. Raises APIError."""
-    error = problem(response)
-    if error is not None:
-        raise error
-    return as_object(response.json())
 
 
 # --- the credential --------------------------------------------------------------------
@@ -149,11 +142,11 @@ def plan(settings: Settings, targets: tuple[HookTarget, ...]) -> Talk[list[Chang
     for target in targets:
         if target.kind == "inbound":
             url = f"{settings['API_URL']}/routes?limit=1000"
-            routes = as_list(answered((yield request(settings, "GET", url))).get("items"))
+            routes = as_list(answered((yield request(settings, "GET", url)), problem).get("items"))
             changes += route_changes(settings, target, [as_object(item) for item in routes])
             continue
         url = webhooks_url(settings)
-        hooks = as_object(answered((yield request(settings, "GET", url))).get("webhooks"))
+        hooks = as_object(answered((yield request(settings, "GET", url)), problem).get("webhooks"))
         for kind in TYPES:
             changes += webhook_changes(settings, target, kind, urls_of(hooks.get(kind)))
     return changes
@@ -177,7 +170,7 @@ def webhook_changes(
 ) -> Iterator[Change]:
     """Yield what is to be done for one type of event; the URLs of others are kept."""
     place = f"webhook {kind!r}"
-    wanted = with_secret(target)
+    wanted = target.whole_url
     others = [url for url in urls if not same_place(url, target.url)]
     ours = [url for url in urls if same_place(url, target.url)]
     if ours == [wanted]:
@@ -200,7 +193,7 @@ def change(
     others: list[str],
 ) -> Change:
     """Return the change that makes or corrects our URL of one type of event."""
-    fields = [("url", url) for url in (*others, with_secret(target))]
+    fields = [("url", url) for url in (*others, target.whole_url)]
     details = tuple(f"was {masked(url)}" for url in ours)
     if ours or others:
         sent = request(settings, "PUT", f"{webhooks_url(settings)}/{kind}", fields)
@@ -213,7 +206,7 @@ def route_changes(
     settings: Settings, target: HookTarget, routes: Iterable[Mapping[str, Any]]
 ) -> Iterator[Change]:
     """Yield what is to be done about routes: none is made, since it says whose mail it takes."""
-    ours = [route for route in routes if any(same_place(u, target.url) for u in forwards(route))]
+    ours = [route for route in routes if any(leads_to(url, target) for url in forwards(route))]
     for route in ours:
         yield route_change(settings, target, route)
     if not ours:
@@ -222,8 +215,9 @@ def route_changes(
 
 NO_ROUTE = (
     "no route forwards here: make one in Mailgun > Receiving > Routes, for the recipients that "
-    "you choose"
+    "you choose, to this URL with mime at the end"
 )
+PARSED = "posts the mail as Mailgun has parsed it; with mime at the end of its URL, the source"
 
 
 def forwards(route: Mapping[str, Any]) -> Iterator[str]:
@@ -234,13 +228,34 @@ def forwards(route: Mapping[str, Any]) -> Iterator[str]:
             yield match[2]
 
 
+def leads_to(url: str, target: HookTarget) -> bool:
+    """Tell whether a route's URL is ours, in whichever form the mail is posted to it."""
+    return same_place(asked_form(url)[0], target.url)
+
+
+def asked_form(url: str) -> tuple[str, str]:
+    """Split a route's URL before what chooses the form of the mail: ``mime`` at the end.
+
+    ``/inbound/mime`` is a path of its own, in ``/inbound/?format=mime`` the query ends so.
+    """
+    path, mark, query = url.partition("?")
+    base = path.removesuffix(SOURCE)
+    if base != path and base.endswith("/"):
+        return base, SOURCE + mark + query
+    return path, mark + query
+
+
+SOURCE = "mime"
+
+
 def route_change(settings: Settings, target: HookTarget, route: Mapping[str, Any]) -> Change:
-    """Return the change that corrects our URL in a route; its query is left as it is."""
+    """Return the change that corrects our URL in a route; the form of the mail stays."""
     place = f"route {text(route, 'description') or text(route, 'expression') or '(nameless)'!r}"
     actions = [item for item in as_list(route.get("actions")) if isinstance(item, str)]
     wanted = [corrected(action, target) for action in actions]
     if wanted == actions:
-        return Change(Action.UNCHANGED, place, target.url)
+        sources = all(url.endswith(SOURCE) for url in forwards(route) if leads_to(url, target))
+        return Change(Action.UNCHANGED, place, target.url, () if sources else (PARSED,))
     fields = [
         ("priority", str(integer(route.get("priority")) or 0)),
         ("description", text(route, "description") or ""),
@@ -255,37 +270,17 @@ def route_change(settings: Settings, target: HookTarget, route: Mapping[str, Any
 def corrected(action: str, target: HookTarget) -> str:
     """Return a route's action with our URL as it should be."""
     match = _FORWARD.fullmatch(action)
-    if match is None or not same_place(match[2], target.url):
+    if match is None or not leads_to(match[2], target):
         return action
-    _, mark, query = match[2].partition("?")  # "mime" at the end asks for the mail's source
-    wanted = with_secret(target) + mark + query
+    wanted = target.whole_url + asked_form(match[2])[1]
     return action if match[2] == wanted else f'forward("{wanted}")'
-
-
-def with_secret(target: HookTarget) -> str:
-    """Return the URL to post to, with the credentials that are required besides the signature."""
-    return with_credentials(target.url, target.secret) if target.secret else target.url
-
-
-def same_place(one: str, other: str) -> bool:
-    """Tell whether two URLs lead to the same route of the same host."""
-    return bool(_place(one)) and _place(one) == _place(other)
-
-
-def _place(url: str) -> tuple[str, int | None, str] | None:
-    try:
-        parts = urlsplit(url)
-        port = None if parts.port in (80, 443) else parts.port
-    except ValueError:
-        return None
-    return (parts.hostname, port, parts.path.rstrip("/")) if parts.hostname else None
 
 
 console = Console(
     check,
     places={
         "tracking": "Mailgun > Sending > Webhooks, for each type of event",
-        "inbound": "Mailgun > Receiving > Routes > a route > Forward",
+        "inbound": "Mailgun > Receiving > Routes > a route > Forward, with mime at its end",
     },
     plan=plan,
     problem=problem,

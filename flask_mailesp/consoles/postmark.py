@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from ..console import (
+    DOUBLED,
     Action,
     Change,
     Console,
@@ -18,13 +19,18 @@ from ..console import (
     HookTarget,
     Talk,
     Verdict,
+    answered,
+    json_request,
     masked,
+    same_path,
+    same_place,
+    userinfo,
     with_credentials,
 )
 from ..esp import HttpRequest, HttpResponse, Settings
 from ..exceptions import APIError, AuthenticationError, MailESPError
 from ..outcomes import failure
-from ..wire import as_list, as_object, flag, integer, json_body, text
+from ..wire import as_list, as_object, flag, integer, text
 
 NAME = "Postmark"
 TRIGGERS = ("Open", "Click", "Delivery", "Bounce", "SpamComplaint", "SubscriptionChange")
@@ -48,11 +54,8 @@ HINTS = {
 
 def request(settings: Settings, method: str, path: str, body: Any = None) -> HttpRequest:
     """Return a call to the server's own API."""
-    headers = {"X-Postmark-Server-Token": settings["SERVER_TOKEN"], "Accept": "application/json"}
-    if body is None:
-        return HttpRequest(method, settings["API_URL"] + path, headers)
-    headers["Content-Type"] = "application/json"
-    return HttpRequest(method, settings["API_URL"] + path, headers, json_body(body))
+    headers = {"X-Postmark-Server-Token": settings["SERVER_TOKEN"]}
+    return json_request(method, settings["API_URL"] + path, headers, body)
 
 
 def problem(response: HttpResponse) -> MailESPError | None:
@@ -64,14 +67,6 @@ def problem(response: HttpResponse) -> MailESPError | None:
     kind = AuthenticationError if code in (10, 1480) or response.status == 401 else APIError
     said = str(code) if code else None
     return failure(NAME, response, code=said, hint=HINTS.get(code, ""), kind=kind)
-
-
-def answered(response: HttpResponse) -> Mapping[str, Any]:
-    """Return the object that was asked for. Raises APIError."""
-    error = problem(response)
-    if error is not None:
-        raise error
-    return as_object(response.json())
 
 
 # --- the credential --------------------------------------------------------------------
@@ -118,12 +113,12 @@ def plan(settings: Settings, targets: tuple[HookTarget, ...]) -> Talk[list[Chang
     changes: list[Change] = []
     for target in targets:
         if target.kind == "inbound":
-            answer = answered((yield request(settings, "GET", "/server")))
+            answer = answered((yield request(settings, "GET", "/server")), problem)
             changes.append(inbound_change(settings, target, text(answer, "InboundHookUrl") or ""))
             continue
         for stream in (yield from sending_streams(settings)):
             path = f"/webhooks?MessageStream={quote(stream, safe='')}"
-            answer = answered((yield request(settings, "GET", path)))
+            answer = answered((yield request(settings, "GET", path)), problem)
             hooks = [as_object(item) for item in as_list(answer.get("Webhooks"))]
             changes += stream_changes(settings, target, stream, hooks)
     return changes
@@ -132,7 +127,7 @@ def plan(settings: Settings, targets: tuple[HookTarget, ...]) -> Talk[list[Chang
 def sending_streams(settings: Settings) -> Talk[list[str]]:
     """Return the ids of the streams that send; an inbound stream has no webhooks."""
     path = "/message-streams?MessageStreamType=All&IncludeArchivedStreams=false"
-    answer = answered((yield request(settings, "GET", path)))
+    answer = answered((yield request(settings, "GET", path)), problem)
     streams = [as_object(item) for item in as_list(answer.get("MessageStreams"))]
     return [
         stream_id
@@ -159,13 +154,9 @@ def stream_changes(
             yield foreign(place, text(hook, "Url") or "", target)
 
 
-DOUBLED = "posts every event to this app a second time: delete it in the console"
-
-
 def foreign(place: str, url: str, target: HookTarget) -> Change:
     """Return the entry for somebody else's webhook."""
-    alike = _path(url) == _path(target.url) != ""
-    details = ("the same path on another host",) if alike else ()
+    details = ("the same path on another host",) if same_path(url, target.url) else ()
     return Change(Action.FOREIGN, place, masked(url), details)
 
 
@@ -225,7 +216,7 @@ def authenticates(hook: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
         given = {name: text(auth, name) for name in wanted}
         given["Password"] = given["Password"] or wanted["Password"]
         return given == wanted
-    return _userinfo(text(hook, "Url") or "") == tuple(wanted.values())
+    return userinfo(text(hook, "Url") or "") == tuple(wanted.values())
 
 
 def is_on(hook: Mapping[str, Any], trigger: str) -> bool:
@@ -243,43 +234,12 @@ def inbound_change(settings: Settings, target: HookTarget, url: str) -> Change:
     auth = http_auth(settings, target)
     if url and not same_place(url, target.url):
         return foreign("inbound", url, target)
-    if _userinfo(url) == tuple(auth.values()) and not list(url_differences(url, target.url)):
+    if userinfo(url) == tuple(auth.values()) and not list(url_differences(url, target.url)):
         return Change(Action.UNCHANGED, "inbound", masked(url))
     whole = with_credentials(target.url, ":".join(auth.values()).encode())
     sent = request(settings, "PUT", "/server", {"InboundHookUrl": whole})
     action = Action.UPDATE if url else Action.CREATE
     return Change(action, "inbound", target.url, (f"was {masked(url)}",) if url else (), sent)
-
-
-def same_place(one: str, other: str) -> bool:
-    """Tell whether two URLs lead to the same route of the same host.
-
-    Scheme, credentials, query and a last slash make no difference.
-    """
-    return bool(_host(one)) and (_host(one), _path(one)) == (_host(other), _path(other))
-
-
-def _host(url: str) -> tuple[str, int | None] | None:
-    try:
-        parts = urlsplit(url)
-        port = None if parts.port in (80, 443) else parts.port
-        return (parts.hostname, port) if parts.hostname else None
-    except ValueError:
-        return None
-
-
-def _path(url: str) -> str:
-    try:
-        return urlsplit(url).path.rstrip("/")
-    except ValueError:
-        return ""
-
-
-def _userinfo(url: str) -> tuple[str, str]:
-    """Return the user name and password in a URL, decoded."""
-    userinfo = urlsplit(url).netloc.rpartition("@")[0]
-    user, _, password = userinfo.partition(":")
-    return unquote(user), unquote(password)
 
 
 console = Console(

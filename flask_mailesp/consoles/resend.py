@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from ..console import (
+    DOUBLED,
     Action,
     Change,
     Console,
@@ -19,13 +20,16 @@ from ..console import (
     Kind,
     Talk,
     Verdict,
+    answered,
+    json_request,
     masked,
-    with_credentials,
+    same_path,
+    same_place,
 )
 from ..esp import HttpRequest, HttpResponse, Secret, Settings
 from ..exceptions import APIError, AuthenticationError, MailESPError
 from ..outcomes import failure
-from ..wire import as_list, as_object, flag, json_body, strings, text
+from ..wire import as_list, as_object, flag, strings, text
 
 NAME = "Resend"
 PAGE = 100
@@ -62,11 +66,7 @@ HINTS = {
 def request(settings: Settings, method: str, path: str, body: Any = None) -> HttpRequest:
     """Return a call to the management API."""
     key = Secret(f"Bearer {settings['API_KEY']}")
-    headers: dict[str, str] = {"Authorization": key, "Accept": "application/json"}
-    if body is None:
-        return HttpRequest(method, settings["API_URL"] + path, headers)
-    headers["Content-Type"] = "application/json"
-    return HttpRequest(method, settings["API_URL"] + path, headers, json_body(body))
+    return json_request(method, settings["API_URL"] + path, {"Authorization": key}, body)
 
 
 def problem(response: HttpResponse) -> MailESPError | None:
@@ -77,14 +77,6 @@ def problem(response: HttpResponse) -> MailESPError | None:
     name = text(answer, "name")
     kind = AuthenticationError if name in HINTS or response.status in (401, 403) else APIError
     return failure(NAME, response, code=name, hint=HINTS.get(name or "", ""), kind=kind)
-
-
-def answered(response: HttpResponse) -> Mapping[str, Any]:
-    """Return the object that was asked for. Raises APIError."""
-    error = problem(response)
-    if error is not None:
-        raise error
-    return as_object(response.json())
 
 
 # --- the credential --------------------------------------------------------------------
@@ -138,10 +130,10 @@ def plan(settings: Settings, targets: tuple[HookTarget, ...]) -> Talk[list[Chang
     changes: list[Change] = []
     for target in targets:
         changes += target_changes(settings, target, hooks)
-    ours = {place_of(target.url) for target in targets}
     for hook in hooks:
-        if place_of(text(hook, "endpoint") or "") not in ours:
-            changes.append(foreign(hook, targets))
+        url = text(hook, "endpoint") or ""
+        if not any(same_place(url, target.url) for target in targets):
+            changes.append(foreign(url, targets))
     return changes
 
 
@@ -151,7 +143,7 @@ def endpoints(settings: Settings) -> Talk[list[dict[str, Any]]]:
     after = ""
     for _ in range(MOST_PAGES):
         path = f"/webhooks?limit={PAGE}{after}"
-        answer = answered((yield request(settings, "GET", path)))
+        answer = answered((yield request(settings, "GET", path)), problem)
         found += [as_object(item) for item in as_list(answer.get("data"))]
         last = text(found[-1], "id") if found else None
         if not flag(answer, "has_more") or last is None:
@@ -164,7 +156,7 @@ def target_changes(
     settings: Settings, target: HookTarget, hooks: list[dict[str, Any]]
 ) -> Iterator[Change]:
     """Yield what is to be done for one target. At most one endpoint is made or changed."""
-    ours = [one for one in hooks if place_of(text(one, "endpoint") or "") == place_of(target.url)]
+    ours = [one for one in hooks if same_place(text(one, "endpoint") or "", target.url)]
     if not ours:
         yield create(settings, target)
         return
@@ -173,17 +165,9 @@ def target_changes(
         yield Change(Action.FOREIGN, target.kind, masked(text(hook, "endpoint") or ""), (DOUBLED,))
 
 
-DOUBLED = "posts every event to this app a second time: delete it in the console"
-
-
-def wanted(target: HookTarget) -> str:
-    """Return the URL that Resend is to post to, with the credentials where there are some."""
-    return target.url if target.secret is None else with_credentials(target.url, target.secret)
-
-
 def create(settings: Settings, target: HookTarget) -> Change:
     """Return the change that makes an endpoint."""
-    body = {"endpoint": wanted(target), "events": list(EVENTS[target.kind])}
+    body = {"endpoint": target.whole_url, "events": list(EVENTS[target.kind])}
     sent = request(settings, "POST", "/webhooks", body)
     note = f"afterwards set {SECRETS[target.kind]} to its Signing Secret: Resend > Webhooks"
     return Change(Action.CREATE, target.kind, target.url, (note,), sent)
@@ -191,12 +175,12 @@ def create(settings: Settings, target: HookTarget) -> Change:
 
 def update(settings: Settings, target: HookTarget, hook: Mapping[str, Any]) -> Change:
     """Return the change that corrects our endpoint; what is not wrong is left as it is."""
-    url = text(hook, "endpoint") or ""
+    url, wanted = text(hook, "endpoint") or "", target.whole_url
     body: dict[str, Any] = {}
     details: list[str] = []
-    if url != wanted(target):
-        body["endpoint"] = wanted(target)
-        details.append(f"was {masked(url)}" if masked(url) != masked(wanted(target)) else OTHER)
+    if url != wanted:
+        body["endpoint"] = wanted
+        details.append(f"was {masked(url)}" if masked(url) != masked(wanted) else OTHER)
     events = strings(as_list(hook.get("events")))
     off = [name for name in EVENTS[target.kind] if name not in events]
     if off:
@@ -215,26 +199,11 @@ def update(settings: Settings, target: HookTarget, hook: Mapping[str, Any]) -> C
 OTHER = "other credentials"
 
 
-def foreign(hook: Mapping[str, Any], targets: tuple[HookTarget, ...]) -> Change:
+def foreign(url: str, targets: tuple[HookTarget, ...]) -> Change:
     """Return the entry for somebody else's endpoint."""
-    url = text(hook, "endpoint") or ""
-    path = place_of(url)[1]
-    alike = bool(path) and any(path == place_of(target.url)[1] for target in targets)
+    alike = any(same_path(url, target.url) for target in targets)
     details = ("the same path on another host",) if alike else ()
     return Change(Action.FOREIGN, "account", masked(url), details)
-
-
-def place_of(url: str) -> tuple[str, str]:
-    """Return host and path of a URL: the route that it leads to.
-
-    Scheme, credentials, query and a last slash make no difference.
-    """
-    try:
-        parts = urlsplit(url)
-        port = "" if parts.port in (None, 80, 443) else f":{parts.port}"
-    except ValueError:
-        return "", ""
-    return f"{parts.hostname or ''}{port}", parts.path.rstrip("/")
 
 
 console = Console(

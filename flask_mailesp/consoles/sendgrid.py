@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from ..console import (
+    DOUBLED,
     Action,
     Change,
     Console,
@@ -20,13 +21,16 @@ from ..console import (
     HookTarget,
     Talk,
     Verdict,
+    answered,
+    json_request,
     masked,
-    with_credentials,
+    same_place,
+    userinfo,
 )
 from ..esp import HttpRequest, HttpResponse, Settings
 from ..exceptions import APIError, AuthenticationError, MailESPError
 from ..outcomes import failure
-from ..wire import as_list, as_object, flag, json_body, strings, text
+from ..wire import as_list, as_object, flag, strings, text
 
 NAME = "SendGrid"
 EVENT_WEBHOOKS = "/user/webhooks/event/settings"
@@ -53,11 +57,8 @@ HINTS = {
 
 def request(settings: Settings, method: str, path: str, body: Any = None) -> HttpRequest:
     """Return a call to SendGrid's API."""
-    headers = {"Authorization": f"Bearer {settings['API_KEY']}", "Accept": "application/json"}
-    if body is None:
-        return HttpRequest(method, settings["API_URL"] + path, headers)
-    headers["Content-Type"] = "application/json"
-    return HttpRequest(method, settings["API_URL"] + path, headers, json_body(body))
+    headers = {"Authorization": f"Bearer {settings['API_KEY']}"}
+    return json_request(method, settings["API_URL"] + path, headers, body)
 
 
 def problem(response: HttpResponse) -> MailESPError | None:
@@ -69,14 +70,6 @@ def problem(response: HttpResponse) -> MailESPError | None:
     said, hint = "; ".join(strings(errors)), HINTS.get(response.status, "")
     kind = None if response.status in (401, 403, 429) else APIError
     return failure(NAME, response, message=said, hint=hint, kind=kind)
-
-
-def answered(response: HttpResponse) -> Mapping[str, Any]:
-    """Return the object that was asked for. Raises APIError."""
-    error = problem(response)
-    if error is not None:
-        raise error
-    return as_object(response.json())
 
 
 # --- the credential --------------------------------------------------------------------
@@ -117,49 +110,25 @@ def plan(settings: Settings, targets: tuple[HookTarget, ...]) -> Talk[list[Chang
     changes: list[Change] = []
     for target in targets:
         if target.kind == "tracking":
-            answer = answered((yield request(settings, "GET", f"{EVENT_WEBHOOKS}/all")))
+            answer = answered((yield request(settings, "GET", f"{EVENT_WEBHOOKS}/all")), problem)
             hooks = [as_object(item) for item in as_list(answer.get("webhooks"))]
             changes += event_changes(settings, target, hooks)
         else:
-            answer = answered((yield request(settings, "GET", PARSE_HOSTS)))
+            answer = answered((yield request(settings, "GET", PARSE_HOSTS)), problem)
             hosts = [as_object(item) for item in as_list(answer.get("result"))]
             changes += host_changes(settings, target, hosts)
     return changes
 
 
-def url_of(target: HookTarget) -> str:
-    """Return the URL to give to SendGrid: credentials have no other place."""
-    return with_credentials(target.url, target.secret) if target.secret else target.url
-
-
-def same_place(one: str, other: str) -> bool:
-    """Tell whether two URLs lead to the same route of the same host."""
-    return bool(_place(one)) and _place(one) == _place(other)
-
-
-def _place(url: str) -> tuple[str | None, int | None, str] | None:
-    try:
-        parts = urlsplit(url)
-        port = None if parts.port in (80, 443) else parts.port
-        return (parts.hostname, port, parts.path.rstrip("/")) if parts.hostname else None
-    except ValueError:
-        return None
-
-
 def is_same(url: str, target: HookTarget) -> bool:
     """Tell whether a URL is the very one that SendGrid should have, credentials included."""
-    right = url_of(target)
-    given, wanted = urlsplit(url), urlsplit(right)
-    return (given.scheme, given.path, given.query, _userinfo(url)) == (
+    given, wanted = urlsplit(url), urlsplit(target.whole_url)
+    return (given.scheme, given.path, given.query, userinfo(url)) == (
         wanted.scheme,
         wanted.path,
         wanted.query,
-        _userinfo(right),
+        userinfo(target.whole_url),
     )
-
-
-def _userinfo(url: str) -> str:
-    return unquote(urlsplit(url).netloc.rpartition("@")[0])
 
 
 # --- event webhooks --------------------------------------------------------------------
@@ -171,7 +140,7 @@ def event_changes(
     """Yield what is to be done about the event webhooks. Others are left alone."""
     ours = [hook for hook in hooks if same_place(text(hook, "url") or "", target.url)]
     if not ours:
-        body = {"url": url_of(target), "enabled": True, "friendly_name": "Flask-MailESP"}
+        body = {"url": target.whole_url, "enabled": True, "friendly_name": "Flask-MailESP"}
         sent = request(settings, "POST", EVENT_WEBHOOKS, body | dict.fromkeys(EVENTS, True))
         details = ("for all events", *UNSIGNED[target.secret is None])
         yield Change(Action.CREATE, "event webhooks", target.url, details, sent)
@@ -185,7 +154,6 @@ def event_changes(
             yield Change(Action.FOREIGN, _name(hook, number), masked(url))
 
 
-DOUBLED = "posts every event to this app a second time: delete it in the console"
 # SendGrid gives a webhook its key only afterwards.
 UNSIGNED = {True: ("unsigned at first: run this once more to have it signed",), False: ()}
 
@@ -202,7 +170,7 @@ def update(settings: Settings, target: HookTarget, hook: Mapping[str, Any]) -> I
     path = quote(text(hook, "id") or "", safe="")
     details = []
     if not is_same(url, target):
-        body["url"] = url_of(target)
+        body["url"] = target.whole_url
         details.append(f"was {masked(url)}")
     off = [name for name in ("enabled", *EVENTS) if flag(hook, name) is not True]
     if off:
@@ -262,7 +230,7 @@ def update_host(
     body: dict[str, Any] = {}
     details = []
     if not is_same(url, target):
-        body["url"] = url_of(target)
+        body["url"] = target.whole_url
         details.append(f"was {masked(url)}")
     if flag(host, "send_raw") is not True:
         body["send_raw"] = True

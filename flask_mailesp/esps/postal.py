@@ -26,7 +26,7 @@ from ..esp import (
     Webhook,
     WebhookRequest,
 )
-from ..events import EventType, InboundEvent, RejectReason, TrackingEvent
+from ..events import EventType, InboundEvent, RejectReason, TrackingEvent, unknown_event
 from ..exceptions import APIError, AuthenticationError, ConfigurationError, WebhookRejected
 from ..message import Attachment, PreparedMessage
 from ..outcomes import WITHOUT_EVERY_RECIPIENT, failure, unreadable, whole_call
@@ -410,12 +410,12 @@ def parse(request: WebhookRequest, settings: Settings) -> tuple[TrackingEvent | 
     """Read a webhook or inbound mail; whatever else becomes one unknown event."""
     raw = decode(request)
     if not isinstance(raw, dict):
-        return (unknown(request.body, request.body),)
+        return (unknown_event(NAME, request.body, request.body),)
     if "event" in raw and "payload" in raw:
         return to_events(raw, request.body)
     if is_inbound(raw):
         return (to_inbound(raw, request.body),)
-    return (unknown(raw, request.body),)
+    return (unknown_event(NAME, raw, request.body, text(raw, "uuid")),)
 
 
 def decode(request: WebhookRequest) -> Any:
@@ -444,13 +444,6 @@ def unfold(form: Mapping[str, list[str]]) -> dict[str, Any]:
     if attachments:
         raw["attachments"] = [attachments[index] for index in sorted(attachments)]
     return raw
-
-
-def unknown(raw: Any, body: bytes) -> TrackingEvent:
-    """Return the event for what has no known shape."""
-    return TrackingEvent(
-        EventType.UNKNOWN, raw, identity=(NAME, text(raw, "uuid") or sha256(body).hexdigest())
-    )
 
 
 # https://docs.postalserver.io/developer/webhooks

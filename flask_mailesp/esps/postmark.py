@@ -25,7 +25,7 @@ from ..esp import (
     Webhook,
     WebhookRequest,
 )
-from ..events import EventType, InboundEvent, RejectReason, TrackingEvent
+from ..events import EventType, InboundEvent, RejectReason, TrackingEvent, unknown_event
 from ..exceptions import APIError, AuthenticationError, InvalidHeaderError, RateLimitedError
 from ..message import Attachment, PreparedMessage
 from ..outcomes import (
@@ -510,8 +510,7 @@ def parse(request: WebhookRequest, settings: Settings) -> tuple[TrackingEvent | 
     """Read a tracking webhook or inbound mail; whatever else becomes one unknown event."""
     raw = parse_json(request.body)
     if not isinstance(raw, dict):
-        identity = (NAME, sha256(request.body).hexdigest())
-        return (TrackingEvent(EventType.UNKNOWN, request.body, identity=identity),)
+        return (unknown_event(NAME, request.body, request.body),)
     return (to_inbound(raw, request.body) if is_inbound(raw) else to_event(raw, request.body),)
 
 

@@ -479,10 +479,11 @@ def test_the_package_refuses_what_it_does_not_read(
     assert package.events == []
 
 
+@pytest.mark.parametrize("form", ["mime", "?format=mime"])
 def test_a_route_whose_url_ends_in_mime_gets_the_source(
-    sim: Simulator, hooked: Application, compose: Callable[..., bytes]
+    form: str, sim: Simulator, hooked: Application, compose: Callable[..., bytes]
 ) -> None:
-    sim.hook("mailgun", inbound=hooked.url + "/inbound/?format=mime")
+    sim.hook("mailgun", inbound=f"{hooked.url}/inbound/{form}")
     source = compose(from_="a@example.net", to="help@mg.example.org", subject="Hi", text="Hi")
     sim.receive("mailgun", source, to="help@mg.example.org", mail_from="a@example.net")
 
