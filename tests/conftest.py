@@ -15,12 +15,21 @@ from flask_mailesp import MailESP
 
 # One working configuration for each ESP, but for the API_URL.
 CREDENTIALS: dict[str, dict[str, Any]] = {
-    "postmark": {"MAILESP_ESP": "postmark", "MAILESP_POSTMARK_SERVER_TOKEN": "token"},
+    "amazon_ses": {
+        "MAILESP_ESP": "amazon_ses",
+        "MAILESP_AMAZON_SES_REGION": "eu-west-1",
+        "MAILESP_AMAZON_SES_ACCESS_KEY_ID": "AKIAEXAMPLE",
+        "MAILESP_AMAZON_SES_SECRET_ACCESS_KEY": "key",
+    },
+    "mailgun": {"MAILESP_ESP": "mailgun", "MAILESP_MAILGUN_API_KEY": "key"},
     "postal": {
         "MAILESP_ESP": "postal",
         "MAILESP_POSTAL_API_KEY": "key",
         "MAILESP_POSTAL_API_URL": "https://postal.example.com",
     },
+    "postmark": {"MAILESP_ESP": "postmark", "MAILESP_POSTMARK_SERVER_TOKEN": "token"},
+    "resend": {"MAILESP_ESP": "resend", "MAILESP_RESEND_API_KEY": "key"},
+    "sendgrid": {"MAILESP_ESP": "sendgrid", "MAILESP_SENDGRID_API_KEY": "key"},
 }
 
 

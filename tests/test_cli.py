@@ -546,7 +546,8 @@ def test_the_matrix_is_markdown_in_a_pipe() -> None:
     """As in the documentation."""
     result = run(make(), "matrix")
 
-    assert result.stdout.startswith("| Feature | Postal | Postmark |\n| --- |")
+    names = "Amazon SES | Mailgun | Postal | Postmark | Resend | SendGrid"
+    assert result.stdout.startswith(f"| Feature | {names} |\n| --- |")
 
 
 def test_the_matrix_speaks_json() -> None:

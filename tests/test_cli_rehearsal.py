@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
-from cryptography.hazmat.primitives.asymmetric import rsa
+from conftest import CREDENTIALS
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flask import Flask, redirect
 
@@ -131,6 +133,56 @@ def test_the_events_of_postal_reach_the_receivers(
     assert [item.event_type for item in heard] == [arrives]
 
 
+OTHERS = sorted(set(CREDENTIALS) - {"postal", "postmark"})
+
+
+@pytest.fixture
+def account(esp: str) -> dict[str, Any]:
+    """An account at a provider that signs, with a key that nobody here signs with."""
+    prefix = f"MAILESP_{esp.upper()}"
+    own = {f"{prefix}_{name}": value for name, value in KEYS[esp].items()}
+    return {**CREDENTIALS[esp], **own}
+
+
+def base64_of(key: ec.EllipticCurvePublicKey) -> str:
+    return b64encode(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+
+
+EC_KEY = base64_of(ec.generate_private_key(ec.SECP256R1()).public_key())
+SVIX_SECRET = "whsec_" + b64encode(b"a-secret-of-an-endpoint-of-theirs").decode()
+KEYS: dict[str, dict[str, Any]] = {
+    "amazon_ses": {"TOPIC_ARNS": ["arn:aws:sns:eu-west-1:123456789012:theirs"]},
+    "mailgun": {"WEBHOOK_SIGNING_KEY": "the-signing-key-of-an-account"},
+    "resend": {"SIGNING_SECRET": SVIX_SECRET, "INBOUND_SECRET": SVIX_SECRET},
+    "sendgrid": {"WEBHOOK_VERIFICATION_KEY": EC_KEY, "INBOUND_VERIFICATION_KEY": EC_KEY},
+}
+
+
+@pytest.mark.parametrize("event", ["delivered", "deferred", "bounced", "opened", "clicked"])
+@pytest.mark.parametrize("esp", OTHERS)
+def test_the_events_of_the_others_reach_the_receivers(
+    heard: list[Any], esp: str, account: dict[str, Any], event: str
+) -> None:
+    """Signed as each of them signs."""
+    result = run(make(account), "simulate", esp, event, "--recipient", "bea@example.com")
+
+    assert result.exit_code == 0, result.output
+    assert [(item.event_type, item.recipient) for item in heard] == [(event, "bea@example.com")]
+    assert f"/mail-hooks/{esp}/tracking/ answered 200; the app's receiver ran." in result.stdout
+
+
+@pytest.mark.parametrize("esp", OTHERS)
+def test_mail_comes_in_through_the_others(
+    heard: list[Any], esp: str, account: dict[str, Any], eml: Path
+) -> None:
+    """What has to be fetched is fetched of the simulator."""
+    result = run(make(account), "inbound", str(eml))
+
+    assert result.exit_code == 0, result.output
+    assert heard[0].message.text.strip() == "It is broken."
+    assert heard[0].message.envelope_recipient == "help@in.example.org"
+
+
 def test_postal_with_credentials_in_addition(heard: list[Any], postal: dict[str, Any]) -> None:
     """Both are required then, and both are brought."""
     result = run(make(postal, MAILESP_WEBHOOK_SECRET=SECRET), "simulate", "postal", "opened")
@@ -201,7 +253,7 @@ def test_a_recipient_that_is_no_address() -> None:
     assert "address" in sentence(result, 1)
 
 
-@pytest.mark.parametrize("esp", ["postmark", "postal"])
+@pytest.mark.parametrize("esp", sorted(CREDENTIALS))
 def test_an_app_that_refuses_all_webhooks_refuses_this_one(esp: str) -> None:
     """Where nothing is configured to tell by, a real one would be refused as well."""
     app = make(POSTMARK, MAILESP_WEBHOOK_SECRET=None)

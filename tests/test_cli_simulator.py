@@ -99,7 +99,7 @@ def test_a_database_that_is_not_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--esp", "mailgun"], "mailgun"),
+        (["--esp", "mandrill"], "mandrill"),
         (["--tracking-url", "ftp://a.example/{esp}"], "http"),
         (["--esp", "postal", "--inbound-url", "postal=nonsense"], "inbound URL of postal"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from flask_mailesp import EventType, MailESP, RejectReason
 from flask_mailesp.config import GENERAL, names_of
 from flask_mailesp.esp import Esp, Setting
-from flask_mailesp.esps import postal, postmark
+from flask_mailesp.esps import mailgun, postal, postmark, resend, sendgrid
 from flask_mailesp.registry import all_esps
 
 pytest_plugins = ["pytester"]
@@ -199,29 +199,72 @@ def test_a_required_setting_says_so_and_where_its_value_is_found(
 # --- webhooks --------------------------------------------------------------------------
 
 
+# Mailgun posts a mail's source to a URL that ends so.
+PASTED = {("mailgun", "inbound"): "inbound/mime"}
+
+
 @pytest.mark.parametrize("esp", ESPS, ids=lambda esp: esp.key)
 @pytest.mark.parametrize("kind", ["tracking", "inbound"])
 def test_an_esps_page_gives_the_url_to_paste(esp: Esp, kind: str) -> None:
-    assert f"your-app.example/mail-hooks/{esp.key}/{kind}/\n" in esp_page(esp)
+    path = PASTED.get((esp.key, kind), f"{kind}/")
+
+    assert f"your-app.example/mail-hooks/{esp.key}/{path}\n" in esp_page(esp)
 
 
-MAPPED: list[tuple[str | None, EventType, RejectReason | None]] = [
+Mapped = tuple[str | None, EventType, RejectReason | None]
+
+POSTMARK: list[Mapped] = [
     *((name, event_type, None) for name, event_type in postmark.SIMPLE_TYPES.items()),
     *((name, *meaning) for name, meaning in postmark.BOUNCE_TYPES.items()),
     *((name, *meaning) for name, meaning in postmark.SUPPRESSIONS.items()),
 ]
 
 
-@pytest.mark.parametrize(("name", "event_type", "reason"), MAPPED)
+@pytest.mark.parametrize(("name", "event_type", "reason"), POSTMARK)
 def test_postmarks_page_has_the_mapping_of_the_code(
     name: str | None, event_type: EventType, reason: RejectReason | None
 ) -> None:
     assert (code(name), code(event_type), code(reason)) in set(rows(esp_page(postmark.esp)))
 
 
-@pytest.mark.parametrize(("name", "event_type"), postal.EVENT_TYPES.items())
-def test_postals_page_has_the_mapping_of_the_code(name: str | None, event_type: EventType) -> None:
+EVENTS = [
+    pytest.param(esp, name, event_type, id=f"{esp.key}-{name}")
+    for esp, table in (
+        (mailgun.esp, mailgun.EVENT_TYPES),
+        (postal.esp, postal.EVENT_TYPES),
+        (resend.esp, resend.EVENT_TYPES),
+        (sendgrid.esp, sendgrid.EVENT_TYPES),
+    )
+    for name, event_type in table.items()
+]
+
+
+@pytest.mark.parametrize(("esp", "name", "event_type"), EVENTS)
+def test_an_esps_page_has_the_events_of_the_code(
+    esp: Esp, name: str | None, event_type: EventType
+) -> None:
     """What depends on more than the event's name has several rows, which say on what."""
-    meanings = [row[1] for row in rows(esp_page(postal.esp)) if row[0].startswith(code(name))]
+    meanings = [row[1] for row in rows(esp_page(esp)) if row[0].startswith(code(name))]
 
     assert any(meaning.startswith(code(event_type)) for meaning in meanings)
+
+
+REASONS = [
+    pytest.param(esp, name, reason, id=f"{esp.key}-{name}")
+    for esp, table in (
+        (mailgun.esp, mailgun.REASONS),
+        (resend.esp, resend.BOUNCE_WORDS | resend.BOUNCE_SUBTYPES | resend.SUPPRESSIONS),
+        (sendgrid.esp, sendgrid.BOUNCE_TYPES | sendgrid.DROP_REASONS),
+    )
+    for name, reason in table.items()
+]
+
+
+@pytest.mark.parametrize(("esp", "name", "reason"), REASONS)
+def test_an_esps_page_has_the_reasons_of_the_code(
+    esp: Esp, name: str | None, reason: RejectReason
+) -> None:
+    """A row that tells the provider's word and ours, and nothing else."""
+    told = {row[0].replace("`", "") for row in rows(esp_page(esp)) if row[1:] == (code(reason),)}
+
+    assert told & {name, f"has the words {name}"}

@@ -27,6 +27,9 @@ class Answering:
         self.requests.append(request)
         return HttpResponse(200)
 
+    def fetch(self, request: HttpRequest, **options: Any) -> HttpResponse:
+        raise NotImplementedError  # only webhooks need it
+
 
 def build(message: PreparedMessage, settings: Settings) -> list[Call]:
     headers = {"Idempotency-Key": str(message.idempotency_key)}

@@ -17,7 +17,7 @@ from flask_mailesp.prepare import PrepareOptions, prepare
 
 BREAKS = ["\r\n", "\n", "\r", "\0", "\v", "\x85", "\u2028", "\u2029", "\ud800", "\udfff"]
 PLACES = ["a{}Bcc: evil@example.net", "{}a", "a{}"]
-ESPS = ["postmark", "postal"]
+ESPS = sorted(CREDENTIALS)
 YOU = "you@example.com"
 
 
@@ -97,7 +97,7 @@ FIELDS: dict[str, Field] = {
     "metadata key": lambda x: {"metadata": {x: "1"}},
     "metadata value": lambda x: {"metadata": {"k": x}},
     "template_id": lambda x: {"template_id": x},
-    "template_id per ESP": lambda x: {"template_id": {"postmark": x, "postal": x}},
+    "template_id per ESP": lambda x: {"template_id": dict.fromkeys(ESPS, x)},
     "idempotency_key": lambda x: {"idempotency_key": x},
     "filename": lambda x: {"attachments": [Attachment(x, "text/plain", b"")]},
     "attachment's content type": lambda x: {"attachments": [Attachment("a", x, b"")]},

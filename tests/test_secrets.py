@@ -26,10 +26,18 @@ from webhook_kit import KEY, POSTAL_SENT, POSTMARK_DELIVERY, basic, encoded, pem
 import flask_mailesp
 from flask_mailesp import MailESP, MailESPError, Message
 from flask_mailesp.exceptions import ConfigurationError
+from flask_mailesp.registry import BUILT_IN
 
 TOKEN = "canary-7c1f-postmark-token"
 OTHER_TOKEN = "canary-52aa-token-of-one-message"
 API_KEY = "canary0b9dPostalApiKey24"
+MAILGUN_KEY = "canary-3aa1-mailgun-key"
+RESEND_KEY = "re_canary_77d2_resend_key"
+SENDGRID_KEY = "SG.canary-e0b4.sendgrid-key"
+AWS_KEY_ID = "AKIACANARY18C4KEYID0"
+AWS_SECRET = "canary/64f1+amazon+secret+access+key+long"
+SIGNING_KEY = "canary-d1b8-mailgun-signing-key"
+SVIX_KEY = base64.b64encode(b"canary-a90e-resend-signing-secret").decode()
 PASSWORD = "canary-e34d-hook-password"
 OLD_PASSWORD = "canary-90fe-old-hook-password"
 HOOK = f"hook:{PASSWORD}"
@@ -40,7 +48,9 @@ PRIVATE_PEM = KEY.private_bytes(
 ).decode()
 
 CANARIES = [TOKEN, OTHER_TOKEN, API_KEY, PASSWORD, OLD_PASSWORD, PRIVATE_PEM.splitlines()[5]]
-TRAVELLING = [base64.b64encode(text.encode()).decode() for text in (HOOK, f"hook:{OLD_PASSWORD}")]
+CANARIES += [MAILGUN_KEY, RESEND_KEY, SENDGRID_KEY, AWS_KEY_ID, AWS_SECRET, SIGNING_KEY, SVIX_KEY]
+PAIRS = (HOOK, f"hook:{OLD_PASSWORD}", f"api:{MAILGUN_KEY}")
+TRAVELLING = [base64.b64encode(text.encode()).decode() for text in PAIRS]
 
 PACKAGE = str(Path(flask_mailesp.__file__).parent)
 
@@ -103,6 +113,19 @@ def app_for(esp: str, url: str, **more: Any) -> tuple[Flask, MailESP]:
         "POSTAL_API_KEY": API_KEY,
         "POSTAL_API_URL": url,
         "POSTAL_WEBHOOK_KEY": pem(),
+        "MAILGUN_API_KEY": MAILGUN_KEY,
+        "MAILGUN_API_URL": url,
+        "MAILGUN_WEBHOOK_SIGNING_KEY": SIGNING_KEY,
+        "RESEND_API_KEY": RESEND_KEY,
+        "RESEND_API_URL": url,
+        "RESEND_SIGNING_SECRET": f"whsec_{SVIX_KEY}",
+        "SENDGRID_API_KEY": SENDGRID_KEY,
+        "SENDGRID_API_URL": url,
+        "AMAZON_SES_API_URL": url,
+        "AMAZON_SES_REGION": "eu-west-1",
+        "AMAZON_SES_ACCESS_KEY_ID": AWS_KEY_ID,
+        "AMAZON_SES_SECRET_ACCESS_KEY": AWS_SECRET,
+        "AMAZON_SES_TOPIC_ARNS": "arn:aws:sns:eu-west-1:123456789012:events",
         "WEBHOOK_SECRET": [HOOK, f"hook:{OLD_PASSWORD}"],
         "REQUESTS_TIMEOUT": 0.3,
         "DEBUG_API_REQUESTS": True,
@@ -129,10 +152,20 @@ def echo(status: int) -> Callable[[Request], Reply]:
     return answer
 
 
+def credential_in(request: Request) -> str:
+    """What a request is authenticated with, in the form in which it travels."""
+    names = ("x-server-api-key", "x-postmark-server-token", "authorization")
+    return next(request.headers[name] for name in names if name in request.headers)
+
+
 def refuse(request: Request) -> Reply:
-    """Refuse in both ESPs' words, repeating the credential in every field."""
-    key = request.headers.get("x-server-api-key") or request.headers["x-postmark-server-token"]
+    """Refuse in all ESPs' words, repeating the credential in every field."""
+    key = credential_in(request)
     body = {
+        "name": f"invalid {key}",
+        "message": f"No {key}",
+        "errors": [{"message": f"No {key}", "field": key}],
+        "__type": f"InvalidClientTokenId {key}",
         "status": "error",
         "data": {"code": "InvalidServerAPIKey", "message": f"No {key}", "token": key},
         "ErrorCode": 10,
@@ -142,7 +175,7 @@ def refuse(request: Request) -> Reply:
 
 
 def elsewhere(request: Request) -> Reply:
-    key = request.headers.get("x-server-api-key") or request.headers["x-postmark-server-token"]
+    key = credential_in(request)
     return Reply(302, b"", {"Location": f"https://elsewhere.example/?key={key}"})
 
 
@@ -162,10 +195,11 @@ FAULTS: list[tuple[str, Item]] = [
     ("silence", Stall()),
     ("half a header", Stall(first=b"HTTP/1.1 200 OK\r\nContent-")),
 ]
+every_esp = pytest.mark.parametrize("esp", BUILT_IN)
 each_esp = pytest.mark.parametrize("esp", ["postal", "postmark"])
 
 
-@each_esp
+@every_esp
 @pytest.mark.parametrize("fault", [row[1] for row in FAULTS], ids=[row[0] for row in FAULTS])
 @pytest.mark.parametrize("token", [None, OTHER_TOKEN], ids=["configured", "own token"])
 def test_no_failure_of_the_esp_shows_the_credential(
@@ -182,7 +216,7 @@ def test_no_failure_of_the_esp_shows_the_credential(
     assert_clean(*everything_about(caught.value), repr(app.extensions))
 
 
-@each_esp
+@every_esp
 def test_an_esp_that_is_not_there_shows_nothing(esp: str) -> None:
     """Connection refused, and a name that does not resolve."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -200,11 +234,11 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("header", {"headers": {"X-A": "a\r\nb"}}),
     ("object", {"esp_extra": {"x": object()}}),
     ("surrogate", {"esp_extra": {"x": "\ud800"}}),
-    ("unsupported", {"envelope_sender": "a@example.com"}),
+    ("unsupported", {"envelope_sender": "a@example.com", "idempotency_key": "k"}),
 ]
 
 
-@each_esp
+@every_esp
 @pytest.mark.parametrize("fields", [row[1] for row in INVALID], ids=[row[0] for row in INVALID])
 def test_an_invalid_message_shows_nothing(esp: str, fields: dict[str, Any]) -> None:
     """The credential may be at hand already when the message turns out to be unsendable."""
@@ -217,18 +251,29 @@ def test_an_invalid_message_shows_nothing(esp: str, fields: dict[str, Any]) -> N
     assert_clean(*everything_about(caught.value))
 
 
-@each_esp
+@every_esp
 def test_a_message_that_was_sent_shows_nothing(esp: str) -> None:
     """Not in the result either, though the answer repeats the credential."""
-    echoed = {"postmark": f"{TOKEN} {OTHER_TOKEN}", "postal": API_KEY}
+    echoed = {
+        "postmark": f"{TOKEN} {OTHER_TOKEN}",
+        "postal": API_KEY,
+        "mailgun": f"Basic {TRAVELLING[-1]}",
+        "resend": RESEND_KEY,
+        "sendgrid": SENDGRID_KEY,
+        "amazon_ses": AWS_KEY_ID,
+    }
     body = {
         "ErrorCode": 0,
         "MessageID": "m-1",
+        "MessageId": "m-1",
+        "id": "0c9f6b1e-1111-4222-8333-abcdefabcdef",
+        "message": "Queued. Thank you.",
         "Message": f"OK {echoed[esp]}",
         "status": "success",
         "data": {"message_id": echoed[esp], "messages": {"bo@example.com": {"id": 7}}},
     }
-    with scripted(Reply(200, encoded(body))) as server:
+    status = 202 if esp == "sendgrid" else 200
+    with scripted(Reply(status, encoded(body), {"X-Message-Id": "m-1"})) as server:
         app, mail = app_for(esp, server.url)
         extra = OWN_TOKEN if esp == "postmark" else {}
         with app.app_context():
@@ -281,7 +326,7 @@ def test_what_the_app_keeps_shows_nothing() -> None:
     app, mail = app_for("postmark", "https://api.example.com")
     state = app.extensions["mailesp"]
     shown = [app.extensions, state, vars(state), state.mailers, state.mailer(None), mail]
-    for esp in ("postal", "postmark"):
+    for esp in BUILT_IN:
         record, settings = state.hook(esp)
         shown += [record, settings, dict(settings), list(settings.items())]
 
@@ -291,7 +336,7 @@ def test_what_the_app_keeps_shows_nothing() -> None:
 # --- webhooks ------------------------------------------------------------------------------
 
 
-@each_esp
+@every_esp
 def test_a_rejected_webhook_shows_nothing(esp: str) -> None:
     """Neither what was sent nor what was expected."""
     app, _ = app_for(esp, "https://api.example.com")
@@ -304,7 +349,12 @@ def test_a_rejected_webhook_shows_nothing(esp: str) -> None:
         {"Authorization": f"Basic {PASSWORD}"},
         {"Authorization": f"Bearer {PASSWORD}"},
         {"X-Postal-Signature-256": PASSWORD},
+        {"svix-id": "m-1", "svix-timestamp": "1795250000", "svix-signature": f"v1,{SVIX_KEY}"},
+        {"X-Twilio-Email-Event-Webhook-Signature": PASSWORD},
+        basic(HOOK),  # not enough where signatures are checked
     ):
+        if headers == basic(HOOK) and esp in ("postmark", "sendgrid"):  # for want of a key
+            continue
         app.extensions["mailesp"].webhook_log.__init__()  # each of them gets a line
         response = client.post(f"/mail-hooks/{esp}/tracking/", data=body, headers=headers)
         assert response.status_code == 401
