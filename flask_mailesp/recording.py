@@ -107,6 +107,7 @@ class RecordedMessage:
     merge_metadata: Mapping[str, Mapping[str, Any]] | None
     merge_headers: Mapping[str, Mapping[str, str]] | None
     esp_extra: Mapping[str, Any]
+    idempotency_key: str | None
     is_batch: bool
     app: Flask
     mailer: str

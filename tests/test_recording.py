@@ -26,6 +26,7 @@ from flask_mailesp.exceptions import (
     RecipientsRefusedError,
     SendUncertainError,
 )
+from flask_mailesp.message import PreparedMessage
 from flask_mailesp.recording import CREDENTIALS as SPOKEN
 from flask_mailesp.recording import Outbox, RecordedMessage, record_all
 from flask_mailesp.registry import BUILT_IN
@@ -106,6 +107,12 @@ def test_a_message_is_recorded_as_it_was_sent(app: Flask, mail: MailESP, outbox:
     assert message.message_id == result.message_id
     assert message.app is app
     assert message.mailer == "default"
+
+
+def test_whatever_a_message_can_say_is_recorded() -> None:
+    """A field that the record did not know would keep it from being made at all."""
+    recorded = {item.name for item in dataclasses.fields(RecordedMessage)}
+    assert set(PreparedMessage.__annotations__) <= recorded
 
 
 PAYLOADS = {
