@@ -45,6 +45,8 @@ GENERAL = frozenset(
         "URL_PREFIX",
         "ALLOW_HTTP",
         "TLS_VERIFY",
+        "RETRIES",
+        "MAX_WAIT",
     }
 )
 OF_ANY_ESP = frozenset({"SEND_DEFAULTS", "WEBHOOK_SECRET"})
@@ -56,6 +58,8 @@ OF_A_MAILER = frozenset(
         "IGNORE_UNSUPPORTED_FEATURES",
         "IGNORE_RECIPIENT_STATUS",
         "WEBHOOK_SECRET",
+        "RETRIES",
+        "MAX_WAIT",
     }
 )
 # A key that is the same for all messages would make all but one of them duplicates.

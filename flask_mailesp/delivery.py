@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from copy import copy
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -36,19 +36,24 @@ from .outcomes import unreadable, whole_call
 from .prepare import PrepareOptions, prepare
 from .records import field, record, replace
 from .results import ACCEPTED, Attempt, Outcome, Recipients, RecipientStatus, SendResult, Status
+from .retries import NO_RETRIES, Retries, may_repeat
 
 logger = logging.getLogger("flask_mailesp")
 
 _BLOT = "***"
 _SHORTEST_SECRET = 6
+_OPEN = frozenset({Status.FAILED, Status.UNKNOWN})  # the ESP has not judged the recipient
 _RECIPIENT_TROUBLE = frozenset({Status.REJECTED, Status.INVALID})
 
 
 class Sends(Protocol):
     """What delivery needs of a transport."""
 
-    def send(self, request: HttpRequest) -> HttpResponse:
-        """Exchange one request; raise NotSentError or SendUncertainError."""
+    def send(self, request: HttpRequest, within: float | None = None) -> HttpResponse:
+        """Exchange one request; raise NotSentError or SendUncertainError.
+
+        ``within`` is the most seconds it may take, if fewer than usual.
+        """
         ...
 
     def fetch(
@@ -71,6 +76,7 @@ class Mailer:
     ignore_unsupported: bool = False
     ignore_recipient_status: bool = False
     log_exchanges: bool = False
+    retries: Retries = NO_RETRIES
 
 
 def deliver(mailer: Mailer, message: Message) -> SendResult:
@@ -80,8 +86,9 @@ def deliver(mailer: Mailer, message: Message) -> SendResult:
     """
     try:
         prepared = prepared_for(mailer, message)
-        calls = mailer.esp.build(prepared, mailer.settings)
-        return Delivery(mailer).run(prepared.recipients, calls)
+        delivery = Delivery(mailer)
+        delivery.go(prepared)
+        return delivery.result(prepared.recipients)
     except InvalidMessageError as error:
         error.esp_name = mailer.esp.name
         raise
@@ -117,14 +124,32 @@ def refuse_unsupported(mailer: Mailer, message: PreparedMessage) -> PreparedMess
 class Delivery:
     """The exchanges of one message, and what is known about each recipient so far."""
 
-    def __init__(self, mailer: Mailer) -> None:
+    def __init__(self, mailer: Mailer, tried: int = 0) -> None:
         self.mailer = mailer
+        self.tried = tried  # how often the same was tried before
         self.known: dict[str, RecipientStatus] = {}
         self.errors: list[MailESPError] = []
         self.attempts: list[Attempt] = []
         self.response: HttpResponse | None = None
+        self.reasons: dict[str, MailESPError] = {}  # why a recipient was not (surely) accepted
+        self.stopped = False
+        self.unbuildable = False
+        self.started = time.monotonic()
 
-    def run(self, recipients: Sequence[Address], calls: Iterable[Call]) -> SendResult:
+    def go(self, message: PreparedMessage) -> None:
+        """Exchange a message's calls, and again what can be tried again without doubt."""
+        self.run(self.mailer.esp.build(message, self.mailer.settings))
+        while self.reasons and not self.stopped:
+            self.tried += 1
+            rest = self.rest(message, may_be_resent)
+            pause = self.pause_for(rest, self.tried) if rest else None
+            if rest is None or pause is None:
+                return
+            self.mailer.retries.sleep(pause)
+            self.reopen(rest)
+            self.run(self.mailer.esp.build(rest, self.mailer.settings))
+
+    def run(self, calls: Iterable[Call]) -> None:
         """Exchange the calls one after another; stop where going on is pointless.
 
         Raises InvalidMessageError only while nothing has been sent.
@@ -135,28 +160,105 @@ class Delivery:
                 for part, reading in zip(call.parts, readings, strict=True):
                     self.note(part, reading)
                 if all(stops(reading.error) for reading in readings):
+                    self.stopped = True
                     break
         except InvalidMessageError as error:
             if not self.attempts:
                 raise
             logger.error("A part of the message could not be built: %s", error)
             self.errors.append(error)
+            self.unbuildable = True
         except Exception:
             if not self.attempts:
                 raise
             logger.exception("A part of the message could not be built.")
             self.errors.append(InvalidMessageError("A part of the message could not be built."))
-        return self.result(recipients)
+            self.unbuildable = True
+
+    def rest(
+        self, message: PreparedMessage, which: Callable[[MailESPError | None], bool]
+    ) -> PreparedMessage | None:
+        """Return the message to those who were not tried, or not accepted for such a reason."""
+        keys = {
+            item.key
+            for item in message.recipients
+            if (
+                which(self.reasons.get(item.key))
+                if item.key in self.known
+                else not self.unbuildable
+            )
+        }
+        rest = addressed_to(message, keys)
+        return rest if rest and not features.lacking(rest, self.mailer.esp.supports) else None
+
+    def pause_for(self, rest: PreparedMessage, tried: int) -> float | None:
+        """Return how long to wait before trying some recipients again; None not to."""
+        retries = self.mailer.retries
+        reasons = [self.reasons[item.key] for item in rest.recipients if item.key in self.reasons]
+        pauses = [retries.pause(reason, tried, keyed=False) for reason in reasons]
+        certain = [pause for pause in pauses if pause is not None]
+        if not certain or len(certain) < len(pauses) or retries.time_left(self.started) is None:
+            return None
+        return max(certain)
+
+    def reopen(self, rest: PreparedMessage) -> None:
+        """Forget why some recipients were not accepted, for they are tried again."""
+        stale = set()
+        for item in rest.to if rest.is_batch else rest.recipients:
+            self.known.pop(item.key, None)
+            stale.add(id(self.reasons.pop(item.key, None)))
+        self.errors = [error for error in self.errors if id(error) not in stale]
+        self.stopped = False
 
     def exchange(self, call: Call) -> Sequence[Reading]:
-        """Send one call and read the answer."""
+        """Send one call and read the answer; again where that is safe and may help."""
+        readings = self.once(call)
+        if readings and readings[0].error is not None and self.mailer.retries.attempts > 1:
+            return self.repeat(call, readings)
+        return readings
+
+    def repeat(self, call: Call, readings: Sequence[Reading]) -> Sequence[Reading]:
+        """Send a call that failed as a whole again, unchanged.
+
+        Once an attempt was uncertain, a later failure does not make it certain: only an
+        acceptance does.
+        """
+        retries, tried = self.mailer.retries, self.tried + 1
+        doubt: Sequence[Reading] | None = None
+        while (pause := self.pause_before(readings, tried)) is not None:
+            if doubt is None and isinstance(readings[0].error, SendUncertainError):
+                doubt = readings
+            retries.sleep(pause)
+            left = retries.time_left(self.started)
+            if left is None:
+                break
+            readings = self.once(call, left)
+            tried += 1
+        return readings if doubt is None else certain_or(doubt, readings)
+
+    def pause_before(self, readings: Sequence[Reading], tried: int) -> float | None:
+        """Return how long to wait before sending a call again; None if it is not to be."""
+        keyed = Feature.IDEMPOTENCY_KEY in self.mailer.esp.supports
+        longest = 0.0
+        for error in {id(item.error): item.error for item in readings}.values():
+            pause = None if error is None else self.mailer.retries.pause(error, tried, keyed=keyed)
+            if pause is None:
+                return None
+            longest = max(longest, pause)
+        return longest
+
+    def once(self, call: Call, within: float | None = None) -> Sequence[Reading]:
+        """Make one attempt, which may take ``within`` seconds if not as long as usual."""
         started, clock = datetime.now(timezone.utc), time.perf_counter()
         status = None
         sign = self.mailer.esp.sign
         if sign is not None:
             call = replace(call, request=sign(call.request, self.mailer.settings, started))
         try:
-            response = self.mailer.transport.send(call.request)
+            if within is None:
+                response = self.mailer.transport.send(call.request)
+            else:
+                response = self.mailer.transport.send(call.request, within)
         except (NotSentError, SendUncertainError) as error:
             failed: MailESPError = error
             failed.esp_name = self.mailer.esp.name
@@ -203,6 +305,8 @@ class Delivery:
         for address, status in zip(part.recipients, reading.statuses, strict=True):
             before = self.known.get(address.key)
             self.known[address.key] = status if before is None else merged(before, status)
+            if reading.error is not None and status.status in _OPEN:
+                self.reasons[address.key] = reading.error
         if reading.error is not None:
             self.errors.append(reading.error)
 
@@ -239,6 +343,49 @@ def stops(error: MailESPError | None) -> bool:
     return isinstance(
         error, (NotSentError, SendUncertainError, AuthenticationError, RateLimitedError)
     )
+
+
+def may_be_resent(error: MailESPError | None) -> bool:
+    """Tell whether a recipient with this reason can be tried again in another request."""
+    return error is not None and may_repeat(error, keyed=False)
+
+
+def certain_or(doubt: Sequence[Reading], readings: Sequence[Reading]) -> Sequence[Reading]:
+    """Take what a later attempt made certain; the rest stays as doubtful as it was."""
+    return [
+        later if later.error is None else first
+        for first, later in zip(doubt, readings, strict=True)
+    ]
+
+
+def addressed_to(message: PreparedMessage, keys: Container[str]) -> PreparedMessage | None:
+    """Return the message to some of its recipients only, or None if there are none.
+
+    Every copy of a batch carries the cc and bcc, so there ``to`` alone decides. Being
+    another request, a narrowed message gets another idempotency key, always the same one.
+    """
+    parts = ("to",) if message.is_batch else ("to", "cc", "bcc")
+    left = {
+        name: tuple(item for item in getattr(message, name) if item.key in keys) for name in parts
+    }
+    if not any(left.values()):
+        return None
+    if all(len(items) == len(getattr(message, name)) for name, items in left.items()):
+        return message
+    key = message.idempotency_key and narrowed_key(message.idempotency_key, left)
+    changes: dict[str, Any] = {**left, "idempotency_key": key}
+    return replace(message, **changes)
+
+
+def narrowed_key(key: str, left: Mapping[str, Iterable[Address]]) -> str:
+    """Derive a key of 32 characters, which no recipient can be read from without ``key``."""
+    import hashlib
+
+    texts = [key, *(f"{name} {item.key}" for name, items in left.items() for item in items)]
+    digest = hashlib.sha256()
+    for text in map(str.encode, texts):
+        digest.update(b"%d:%s" % (len(text), text))
+    return digest.hexdigest()[:32]
 
 
 def merged(one: RecipientStatus, other: RecipientStatus) -> RecipientStatus:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
 
-from . import config, signals
+from . import config, policies, signals
 from .delivery import Mailer, deliver, must_raise
 from .esp import Esp, Settings
 from .exceptions import CancelSend, ConfigurationError
@@ -127,6 +127,12 @@ class MailESP:
             Accept ``http://`` API URLs beyond this machine. Default False.
         ``TLS_VERIFY``
             True (default), the path of a CA bundle, or False in debug and testing.
+        ``RETRIES``
+            How often a request is made again that certainly was not taken: False (default),
+            True for twice, a number, or ``{"attempts": 3, "max_wait": 1, "deadline": 30}``.
+        ``MAX_WAIT``
+            The longest, in seconds, that `send` waits before a retry or for a rate limit.
+            Default 1.
         ``DEBUG_API_REQUESTS``
             Log every exchange with the ESP, without credentials and content. Default False.
         ``MAILBOX``
@@ -284,6 +290,7 @@ def _mailer(state: State, name: str, place: str, own: Mapping[str, Any], esp: Es
         ignore_unsupported=lookup.switch("IGNORE_UNSUPPORTED_FEATURES"),
         ignore_recipient_status=lookup.switch("IGNORE_RECIPIENT_STATUS"),
         log_exchanges=state.general.debug_api_requests,
+        retries=policies.retries(lookup),
     )
 
 

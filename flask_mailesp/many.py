@@ -8,11 +8,13 @@ from copy import copy
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .delivery import Delivery, Mailer, deliver, prepared_for, stops
+from .delivery import Delivery, Mailer, deliver, may_be_resent, prepared_for, stops
 from .esp import Call
 from .exceptions import InvalidMessageError, MailESPError
 from .message import Message, PreparedMessage
+from .records import replace
 from .results import Outcome, Recipients, SendResult
+from .retries import patient
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -30,6 +32,7 @@ def deliver_many(
     ``before(message)`` runs first, in the caller's thread; if it returns a result, that is
     the message's. Messages are taken from the iterable only as they are needed.
     """
+    mailer = replace(mailer, retries=patient(mailer.retries))
     if mailer.esp.build_many is not None:
         return _by_batches(mailer, iter(messages), before)
     return _by_workers(mailer, messages, max(1, workers), before)
@@ -121,7 +124,8 @@ def _send_batch(
     """Exchange the calls for some messages and fill in their results."""
     calls = _built(mailer, prepared, results)
     deliveries = {index: Delivery(mailer) for index in prepared}
-    _exchange_all(mailer, calls, list(deliveries.values()))
+    if _exchange_all(mailer, calls, list(deliveries.values())):
+        _again(mailer, prepared, deliveries)
     for index, delivery in deliveries.items():
         results[index] = delivery.result(prepared[index].recipients)
 
@@ -144,14 +148,45 @@ def _built(
         return list(build_many(list(prepared.values()), mailer.settings))
 
 
-def _exchange_all(mailer: Mailer, calls: Sequence[Call], deliveries: Sequence[Delivery]) -> None:
-    exchange = Delivery(mailer)
+def _again(
+    mailer: Mailer, prepared: dict[int, PreparedMessage], deliveries: dict[int, Delivery]
+) -> None:
+    """Try again what was not accepted of batches that were otherwise answered well."""
+    build_many = mailer.esp.build_many
+    assert build_many is not None  # noqa: S101 - checked by deliver_many
+    for tried in range(1, mailer.retries.attempts):
+        left = {
+            index: rest
+            for index, message in prepared.items()
+            if (rest := deliveries[index].rest(message, may_be_resent)) is not None
+        }
+        pauses = {
+            index: pause
+            for index, rest in left.items()
+            if (pause := deliveries[index].pause_for(rest, tried)) is not None
+        }
+        if not pauses:
+            return
+        mailer.retries.sleep(max(pauses.values()))
+        for index in pauses:
+            deliveries[index].reopen(left[index])
+        calls = list(build_many([left[index] for index in pauses], mailer.settings))
+        if not _exchange_all(mailer, calls, [deliveries[index] for index in pauses], tried):
+            return
+
+
+def _exchange_all(
+    mailer: Mailer, calls: Sequence[Call], deliveries: Sequence[Delivery], tried: int = 0
+) -> bool:
+    """Exchange calls and share out what they tell; return whether all were worth making."""
     for call in calls:
+        exchange = Delivery(mailer, tried)
         readings = exchange.exchange(call)
         for part, reading in zip(call.parts, readings, strict=True):
             deliveries[part.message].note(part, reading)
         for index in {part.message for part in call.parts}:
-            deliveries[index].attempts.append(exchange.attempts[-1])
+            deliveries[index].attempts += exchange.attempts
             deliveries[index].response = exchange.response
         if all(stops(reading.error) for reading in readings):
-            break
+            return False
+    return True

@@ -594,8 +594,8 @@ class _Wire:
         inner = self._mailer.transport
         return inner.simulator if isinstance(inner, _Wire) else self._outbox.simulator
 
-    def send(self, request: HttpRequest) -> HttpResponse:
-        """Exchange one request, as `Transport.send` does."""
+    def send(self, request: HttpRequest, within: float | None = None) -> HttpResponse:
+        """Exchange one request, as `Transport.send` does; it takes no time."""
         _, messages = self._built.pop(id(request), (request, []))
         exchange = _Exchange(self._mailer, self.simulator, request, deque(messages))
         try:

@@ -27,11 +27,11 @@ LINES = [
     {"message", "wire", "decoding"},
     {"esp", "prepare", "headers"},
     {"results", "features", "mime", "compose", "forms"},
-    {"events", "inbound", "outcomes"},
+    {"events", "inbound", "outcomes", "retries"},
     {"esps"},
     {"registry", "transport"},
     {"delivery", "config", "matrix", "fetching", "tokens"},
-    {"many", "signals"},
+    {"many", "signals", "policies"},
     {"views", "extension"},
     {"__init__"},
 ]
