@@ -47,9 +47,10 @@ GENERAL = frozenset(
         "TLS_VERIFY",
         "RETRIES",
         "MAX_WAIT",
+        "RATE_LIMIT",
     }
 )
-OF_ANY_ESP = frozenset({"SEND_DEFAULTS", "WEBHOOK_SECRET"})
+OF_ANY_ESP = frozenset({"SEND_DEFAULTS", "WEBHOOK_SECRET", "RATE_LIMIT"})
 # What a mailer in MAILESP_MAILERS may set for itself, besides its ESP's settings.
 OF_A_MAILER = frozenset(
     {
@@ -60,6 +61,7 @@ OF_A_MAILER = frozenset(
         "WEBHOOK_SECRET",
         "RETRIES",
         "MAX_WAIT",
+        "RATE_LIMIT",
     }
 )
 # A key that is the same for all messages would make all but one of them duplicates.
@@ -532,7 +534,7 @@ def names_of(esp: Esp) -> set[str]:
 
 def check_mailer_keys(place: str, own: Mapping[str, Any], esp: Esp) -> None:
     """Refuse keys of a mailer that neither it nor its ESP knows."""
-    names = {setting.name for setting in esp.settings} | {"WEBHOOK_SECRET"}
+    names = {setting.name for setting in esp.settings} | {"WEBHOOK_SECRET", "RATE_LIMIT"}
     full = {f"{esp.key.upper()}_{name}" for name in names}
     known = OF_A_MAILER | names | full | {f"MAILESP_{name}" for name in full}
     refuse_unknown(own, known, f"{place} has no setting")

@@ -31,6 +31,7 @@ from .exceptions import (
     SendUncertainError,
     UnsupportedFeatureError,
 )
+from .limits import Limit
 from .message import Message, PreparedMessage
 from .outcomes import unreadable, whole_call
 from .prepare import PrepareOptions, prepare
@@ -77,6 +78,7 @@ class Mailer:
     ignore_recipient_status: bool = False
     log_exchanges: bool = False
     retries: Retries = NO_RETRIES
+    limit: Limit | None = None
 
 
 def deliver(mailer: Mailer, message: Message) -> SendResult:
@@ -248,7 +250,24 @@ class Delivery:
         return longest
 
     def once(self, call: Call, within: float | None = None) -> Sequence[Reading]:
-        """Make one attempt, which may take ``within`` seconds if not as long as usual."""
+        """Make one attempt, which may take ``within`` seconds if not as long as usual.
+
+        Where the credential's rate is used up for longer than a send may wait, none is made.
+        """
+        if self.mailer.limit is None:
+            return self.attempted(call, within)
+        limit, retries = self.mailer.limit.of(call.request.headers.values()), self.mailer.retries
+        patience = retries.max_wait if within is None else min(retries.max_wait, within / 2)
+        if wait := limit.enter(patience, guess=retries.background):
+            if wait > patience:
+                return whole_call(call, over_the_limit(self.mailer.esp.name, wait))
+            retries.sleep(wait)
+        readings = self.attempted(call, within and within - wait)
+        learn(limit, readings)
+        return readings
+
+    def attempted(self, call: Call, within: float | None) -> Sequence[Reading]:
+        """Send a call once and note the attempt."""
         started, clock = datetime.now(timezone.utc), time.perf_counter()
         status = None
         sign = self.mailer.esp.sign
@@ -343,6 +362,26 @@ def stops(error: MailESPError | None) -> bool:
     return isinstance(
         error, (NotSentError, SendUncertainError, AuthenticationError, RateLimitedError)
     )
+
+
+def over_the_limit(esp_name: str, wait: float) -> RateLimitedError:
+    """Return the error for a request that was not made, to keep to the rate."""
+    return RateLimitedError(
+        f"{esp_name}'s rate limit allows no request for {wait:.1f} s; see MAILESP_MAX_WAIT.",
+        retry_after=wait,
+        esp_name=esp_name,
+    )
+
+
+def learn(limit: Limit, readings: Sequence[Reading]) -> None:
+    """Tell a credential's limit what an answer says about it."""
+    errors = [reading.error for reading in readings]
+    for error in errors:
+        if isinstance(error, RateLimitedError):
+            limit.refused(error.retry_after)
+            return
+    if not all(isinstance(error, (NotSentError, SendUncertainError)) for error in errors):
+        limit.passed()
 
 
 def may_be_resent(error: MailESPError | None) -> bool:

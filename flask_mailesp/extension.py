@@ -15,6 +15,7 @@ from .delivery import Mailer, deliver, must_raise
 from .esp import Esp, Settings
 from .exceptions import CancelSend, ConfigurationError
 from .fetching import Fetcher, Fetches
+from .limits import Limit, Limits, Rate
 from .message import Message
 from .records import field, record
 from .registry import load_esp, require_esp
@@ -45,6 +46,7 @@ class State:
         self.fetcher = Fetcher()
         self.tokens = TokenMemory()
         self.mailbox: MountedMailbox | None = None
+        self.limits: dict[tuple[str, Any], Limits] = {}
 
     def mailer(self, name: str | None) -> Mailer:
         """Return a mailer by name; None is the default one."""
@@ -58,6 +60,11 @@ class State:
             raise ConfigurationError(
                 f"There is no mailer named {name!r}.{hint} Mailers are set in MAILESP_MAILERS."
             ) from None
+
+    def limit(self, esp: Esp, settings: Settings, rate: Rate | None) -> Limit:
+        """Return the limit of a credential, which several mailers may share."""
+        limits = self.limits.setdefault((esp.key, settings.get("API_URL")), Limits())
+        return limits.of_mailer(next(iter(settings.secrets()), ""), rate)
 
     def hook(self, esp_key: str) -> tuple[Esp, Settings] | None:
         """Return an ESP and its settings for webhooks, or None if there is no such ESP."""
@@ -133,6 +140,9 @@ class MailESP:
         ``MAX_WAIT``
             The longest, in seconds, that `send` waits before a retry or for a rate limit.
             Default 1.
+        ``RATE_LIMIT``, ``<ESP>_RATE_LIMIT``
+            How many requests one credential may make: a number (a second) or
+            ``"600/minute"``. Default: only what the ESP's own 429 answers ask for.
         ``DEBUG_API_REQUESTS``
             Log every exchange with the ESP, without credentials and content. Default False.
         ``MAILBOX``
@@ -291,6 +301,7 @@ def _mailer(state: State, name: str, place: str, own: Mapping[str, Any], esp: Es
         ignore_recipient_status=lookup.switch("IGNORE_RECIPIENT_STATUS"),
         log_exchanges=state.general.debug_api_requests,
         retries=policies.retries(lookup),
+        limit=state.limit(esp, settings, policies.rate_limit(lookup, esp)),
     )
 
 

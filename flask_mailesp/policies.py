@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .config import DEFAULT_TIMEOUT, Lookup, as_switch, refuse_unknown, timeouts
+from .config import _MISSING, DEFAULT_TIMEOUT, Lookup, as_switch, refuse_unknown, timeouts
+from .esp import Esp
 from .exceptions import ConfigurationError
+from .limits import Rate
 from .retries import FIRST_PAUSE, Retries
 
 _OF_RETRIES = frozenset({"attempts", "max_wait", "deadline", "first_pause"})
@@ -62,3 +64,31 @@ def _attempts(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_ATTEMPTS:
         raise ConfigurationError(f"{key} must be a number; at most {_MOST_ATTEMPTS} attempts.")
     return value
+
+
+# --- rate limits -----------------------------------------------------------------------
+
+_PERIODS = {"": 1.0, "second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+
+
+def rate_limit(lookup: Lookup, esp: Esp) -> Rate | None:
+    """Return how many requests a mailer's credential may make; the ESP's own key comes first."""
+    key, value = lookup.find(f"{esp.key.upper()}_RATE_LIMIT", short="RATE_LIMIT")
+    if value is _MISSING:
+        key, value = lookup.find("RATE_LIMIT")
+    return None if value is _MISSING or value is None else as_rate(key, value)
+
+
+def as_rate(key: str, value: Any) -> Rate:
+    """Read ``50`` (a second) or ``"600/minute"``."""
+    count, _, unit = str(value).partition("/")
+    try:
+        rate = Rate(float(count), _PERIODS[unit.strip().lower()])
+        if isinstance(value, bool) or not 0 < rate.requests < 1e9:
+            raise ValueError
+    except (KeyError, ValueError):
+        raise ConfigurationError(
+            f'{key} must be a number of requests a second, or such as "600/minute".'
+        ) from None
+    # Less than one in a period is one in a longer period.
+    return rate if rate.requests >= 1 else Rate(1.0, rate.seconds / rate.requests)

@@ -288,7 +288,9 @@ class Outbox(Sequence[RecordedMessage]):
         build_many = wire.build_many if mailer.esp.build_many else None
         esp = replace(mailer.esp, build=wire.build, build_many=build_many)
         self._esps.add(esp.key)
-        return replace(mailer, esp=esp, transport=wire)
+        # Tests do not wait, and one test's 429 is not the next one's.
+        retries = replace(mailer.retries, sleep=_no_pause)
+        return replace(mailer, esp=esp, transport=wire, retries=retries, limit=None)
 
     def see(self, app: Flask, **_: Any) -> None:
         """Remember an app: the only one with a MailESP need not be named in `receive`."""
@@ -425,6 +427,10 @@ class Outbox(Sequence[RecordedMessage]):
         prefix = app.extensions["mailesp"].general.url_prefix
         url = f"http://{host}{prefix}/{esp.key}"
         simulator.hook(esp.key, tracking=f"{url}/tracking/", inbound=f"{url}/inbound/")
+
+
+def _no_pause(seconds: float) -> None:
+    """Stand in for `time.sleep`."""
 
 
 def _listed(word: str, messages: Sequence[RecordedMessage]) -> list[str]:

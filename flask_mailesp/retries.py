@@ -25,13 +25,14 @@ class Retries:
     ``attempts`` counts the first one. ``max_wait`` (seconds) is the longest pause before
     another attempt, and the longest wait for a rate limit: who would have to wait longer is
     told so instead. ``deadline`` (seconds) is when the last attempt must have ended,
-    measured from the start of the send.
+    measured from the start of the send. In the ``background``, nobody waits for the answer.
     """
 
     attempts: int = 1
     max_wait: float = 1.0
     deadline: float = 60.0
     first_pause: float = FIRST_PAUSE
+    background: bool = False
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     def pause(self, error: MailESPError, attempt: int, *, keyed: bool) -> float | None:
@@ -71,6 +72,7 @@ def patient(retries: Retries) -> Retries:
     """Return the policy for work in the background, which may wait longer."""
     return replace(
         retries,
+        background=True,
         max_wait=max(retries.max_wait, PATIENCE),
         deadline=max(retries.deadline, 2 * PATIENCE),
     )

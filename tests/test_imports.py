@@ -27,7 +27,7 @@ LINES = [
     {"message", "wire", "decoding"},
     {"esp", "prepare", "headers"},
     {"results", "features", "mime", "compose", "forms"},
-    {"events", "inbound", "outcomes", "retries"},
+    {"events", "inbound", "outcomes", "retries", "limits"},
     {"esps"},
     {"registry", "transport"},
     {"delivery", "config", "matrix", "fetching", "tokens"},

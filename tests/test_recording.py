@@ -109,6 +109,18 @@ def test_a_message_is_recorded_as_it_was_sent(app: Flask, mail: MailESP, outbox:
     assert message.mailer == "default"
 
 
+def test_a_recording_does_not_wait(esp: str, make_app: MakeApp, mail: MailESP) -> None:
+    """Neither between retries nor for a rate: both would make tests slow, and nothing truer."""
+    slow = {"attempts": 2, "first_pause": 900, "max_wait": 900, "deadline": 3600}
+    app = make_app(
+        mail, MAILESP_RETRIES=slow, MAILESP_RATE_LIMIT="1/day", **{**CREDENTIALS[esp], **SENDER}
+    )
+    with app.app_context(), mail.record_messages() as outbox:
+        outbox.simulator.fault(status=429, headers={"Retry-After": "800"})
+        assert len(mail.send(hello()).attempts) == 2
+        assert mail.send(hello()).outcome == "accepted"
+
+
 def test_whatever_a_message_can_say_is_recorded() -> None:
     """A field that the record did not know would keep it from being made at all."""
     recorded = {item.name for item in dataclasses.fields(RecordedMessage)}
