@@ -455,9 +455,16 @@ def mailer_specs(lookup: Lookup) -> dict[str, tuple[str, Veiled]]:
 def _own_settings(place: str, spec: Any, esp: Any) -> Veiled:
     """Return a mailer's settings; one that names no ESP uses the app's."""
     own = upper_keys(spec)
+    if is_strategy(own):
+        return own
     if not isinstance(spec, Mapping) or own.setdefault("ESP", esp) is None:
         raise ConfigurationError(f'{place} must be a dict such as {{"esp": "postmark"}}.')
     return own
+
+
+def is_strategy(own: Mapping[str, Any]) -> bool:
+    """Tell whether a mailer sends through others."""
+    return "FAILOVER" in own or "ROUND_ROBIN" in own
 
 
 def send_defaults(lookup: Lookup, esp: Esp) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from copy import copy
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from . import features
@@ -38,6 +38,9 @@ from .prepare import PrepareOptions, prepare
 from .records import field, record, replace
 from .results import ACCEPTED, Attempt, Outcome, Recipients, RecipientStatus, SendResult, Status
 from .retries import NO_RETRIES, Retries, may_repeat
+
+if TYPE_CHECKING:
+    from .strategies import Failover
 
 logger = logging.getLogger("flask_mailesp")
 
@@ -79,6 +82,7 @@ class Mailer:
     log_exchanges: bool = False
     retries: Retries = NO_RETRIES
     limit: Limit | None = None
+    strategy: Failover | None = field(default=None, repr=False)
 
 
 def deliver(mailer: Mailer, message: Message) -> SendResult:
@@ -86,6 +90,8 @@ def deliver(mailer: Mailer, message: Message) -> SendResult:
 
     Raises InvalidMessageError (nothing was sent); every later failure is in the result.
     """
+    if mailer.strategy is not None:
+        return mailer.strategy.deliver(message, background=mailer.retries.background)
     try:
         prepared = prepared_for(mailer, message)
         delivery = Delivery(mailer)
@@ -98,7 +104,7 @@ def deliver(mailer: Mailer, message: Message) -> SendResult:
 
 def prepared_for(mailer: Mailer, message: Message) -> PreparedMessage:
     """Return a message as the mailer's ESP can take it, or raise InvalidMessageError."""
-    prepared = prepare(message, mailer.defaults, mailer.options, mailer.esp.key)
+    prepared = prepare(message, mailer.defaults, mailer.options, mailer.esp.key, mailer.name)
     prepared = refuse_unsupported(mailer, prepared)
     if prepared.idempotency_key is None and Feature.IDEMPOTENCY_KEY in mailer.esp.supports:
         return replace(prepared, idempotency_key=secrets.token_hex(16))
@@ -134,8 +140,10 @@ class Delivery:
         self.attempts: list[Attempt] = []
         self.response: HttpResponse | None = None
         self.reasons: dict[str, MailESPError] = {}  # why a recipient was not (surely) accepted
+        self.doubts: dict[str, tuple[RecipientStatus, MailESPError]] = {}
         self.stopped = False
         self.unbuildable = False
+        self.taken_by = ""  # the name of the ESP that took it, or part of it
         self.started = time.monotonic()
 
     def go(self, message: PreparedMessage) -> None:
@@ -190,12 +198,13 @@ class Delivery:
                 else not self.unbuildable
             )
         }
-        rest = addressed_to(message, keys)
-        return rest if rest and not features.lacking(rest, self.mailer.esp.supports) else None
+        return addressed_to(message, keys)
 
     def pause_for(self, rest: PreparedMessage, tried: int) -> float | None:
         """Return how long to wait before trying some recipients again; None not to."""
         retries = self.mailer.retries
+        if features.lacking(rest, self.mailer.esp.supports):  # such as Cc without To
+            return None
         reasons = [self.reasons[item.key] for item in rest.recipients if item.key in self.reasons]
         pauses = [retries.pause(reason, tried, keyed=False) for reason in reasons]
         certain = [pause for pause in pauses if pause is not None]
@@ -204,11 +213,16 @@ class Delivery:
         return max(certain)
 
     def reopen(self, rest: PreparedMessage) -> None:
-        """Forget why some recipients were not accepted, for they are tried again."""
+        """Forget why some recipients were not accepted, for they are tried again.
+
+        Not that some may have got the message: what fails now does not undo that.
+        """
         stale = set()
         for item in rest.to if rest.is_batch else rest.recipients:
-            self.known.pop(item.key, None)
-            stale.add(id(self.reasons.pop(item.key, None)))
+            status, reason = self.known.pop(item.key, None), self.reasons.pop(item.key, None)
+            if status is not None and reason is not None and status.status is Status.UNKNOWN:
+                self.doubts.setdefault(item.key, (status, reason))
+            stale.add(id(reason))
         self.errors = [error for error in self.errors if id(error) not in stale]
         self.stopped = False
 
@@ -324,6 +338,8 @@ class Delivery:
         for address, status in zip(part.recipients, reading.statuses, strict=True):
             before = self.known.get(address.key)
             self.known[address.key] = status if before is None else merged(before, status)
+            if status.status in ACCEPTED:
+                self.taken_by = self.mailer.esp.name
             if reading.error is not None and status.status in _OPEN:
                 self.reasons[address.key] = reading.error
         if reading.error is not None:
@@ -331,13 +347,17 @@ class Delivery:
 
     def result(self, recipients: Sequence[Address]) -> SendResult:
         """Return what is known about the message now."""
+        for key, (doubt, reason) in self.doubts.items():
+            if key not in self.known or self.known[key].status not in ACCEPTED:
+                self.known[key] = doubt
+                self.errors.append(reason)
         if not (self.known or self.errors):
             self.errors.append(NotSentError(_NOT_TRIED.description + " Nothing was sent."))
         entries = Recipients((item, self.known.get(item.key, _NOT_TRIED)) for item in recipients)
         outcome = outcome_of(entries.values(), self.errors)
         return conclude(
             SendResult(
-                self.mailer.esp.name,
+                self.taken_by or self.mailer.esp.name,
                 outcome,
                 entries,
                 tuple(self.attempts),

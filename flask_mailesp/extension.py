@@ -105,7 +105,8 @@ class MailESP:
             a mailer named ``default``.
         ``MAILERS``
             ``{"default": {"esp": "postmark", ...}, "bulk": {...}}``: several mailers, each
-            with settings of its own.
+            with settings of its own. ``{"failover": [...]}`` and ``{"round_robin": [...]}``
+            send through others.
         ``<ESP>_...``
             An ESP's own settings, such as ``POSTMARK_SERVER_TOKEN``; credentials and URLs
             are also found without the ``MAILESP_`` prefix. See the ESP's page.
@@ -236,10 +237,8 @@ def _read(app: Flask) -> State:
     """Resolve all settings of an app."""
     lookup = config.Lookup(app.config)
     general = config.general(lookup, debug_or_testing=app.debug or app.testing)
-    specs = {
-        name: (place, own, _esp(place, own))
-        for name, (place, own) in config.mailer_specs(lookup).items()
-    }
+    plain, strategies = policies.told_apart(config.mailer_specs(lookup))
+    specs = {name: (place, own, _esp(place, own)) for name, (place, own) in plain.items()}
     mailbox = _mailbox(app, general, [esp for _, _, esp in specs.values()])
     if mailbox is not None:
         lookup = config.Lookup(app.config, instead=mailbox.settings)
@@ -248,6 +247,8 @@ def _read(app: Flask) -> State:
         state.mailbox = mailbox
         for name, (place, own, esp) in specs.items():
             state.mailers[name] = _mailer(state, name, place, own, esp)
+        for name, spec in strategies.items():
+            state.mailers[name] = _strategy(state, name, spec)
         in_use = [mailer.esp for mailer in state.mailers.values()]
         for esp in config.check_keys(lookup, in_use):
             state.hooks.setdefault(esp.key, (esp, config.esp_settings(lookup, esp, sending=False)))
@@ -303,6 +304,12 @@ def _mailer(state: State, name: str, place: str, own: Mapping[str, Any], esp: Es
         retries=policies.retries(lookup),
         limit=state.limit(esp, settings, policies.rate_limit(lookup, esp)),
     )
+
+
+def _strategy(state: State, name: str, spec: policies.StrategySpec) -> Mailer:
+    from .strategies import as_mailer, strategy_of
+
+    return as_mailer(name, strategy_of(spec, state.mailers))
 
 
 def _share_hook(state: State, name: str, place: str, esp: Esp, settings: Settings) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .delivery import Delivery, Mailer, deliver, may_be_resent, prepared_for, stops
+from .batches import exchange
+from .delivery import Delivery, Mailer, deliver, prepared_for
 from .esp import Call
 from .exceptions import InvalidMessageError, MailESPError
 from .message import Message, PreparedMessage
@@ -18,6 +19,8 @@ from .retries import patient
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from .strategies import Failover
 
 Before = Callable[[Message], SendResult | None]
 
@@ -33,7 +36,10 @@ def deliver_many(
     the message's. Messages are taken from the iterable only as they are needed.
     """
     mailer = replace(mailer, retries=patient(mailer.retries))
-    if mailer.esp.build_many is not None:
+    strategy = mailer.strategy
+    if strategy is not None and strategy.batches:
+        return _by_strategy(mailer, strategy, iter(messages), max(1, workers), before)
+    if strategy is None and mailer.esp.build_many is not None:
         return _by_batches(mailer, iter(messages), before)
     return _by_workers(mailer, messages, max(1, workers), before)
 
@@ -91,6 +97,31 @@ def _next_of(
     return message, outcome if isinstance(outcome, SendResult) else outcome.result()
 
 
+# --- a strategy ------------------------------------------------------------------------
+
+
+def _by_strategy(
+    mailer: Mailer, strategy: Failover, messages: Iterator[Message], workers: int, before: Before
+) -> Iterator[tuple[Message, SendResult]]:
+    from .convoys import deliver_together
+
+    while True:
+        batch: list[tuple[Message, Message | SendResult]] = []
+        for message in islice(messages, _AT_ONCE):
+            known = _announced(mailer, message, before)
+            batch.append((message, known or copy(message)))
+        if not batch:
+            return
+        to_send = [item for _, item in batch if isinstance(item, Message)]
+        sent = iter(deliver_together(strategy, to_send, workers))
+        for message, item in batch:
+            outcome = next(sent) if isinstance(item, Message) else item
+            yield (
+                message,
+                _failed(mailer, outcome) if isinstance(outcome, Exception) else outcome,
+            )
+
+
 # --- a multi-message endpoint ----------------------------------------------------------
 
 
@@ -123,11 +154,10 @@ def _send_batch(
 ) -> None:
     """Exchange the calls for some messages and fill in their results."""
     calls = _built(mailer, prepared, results)
-    deliveries = {index: Delivery(mailer) for index in prepared}
-    if _exchange_all(mailer, calls, list(deliveries.values())):
-        _again(mailer, prepared, deliveries)
-    for index, delivery in deliveries.items():
-        results[index] = delivery.result(prepared[index].recipients)
+    items = {index: (message, Delivery(mailer)) for index, message in prepared.items()}
+    exchange(mailer, calls, list(items.values()))
+    for index, (message, delivery) in items.items():
+        results[index] = delivery.result(message.recipients)
 
 
 def _built(
@@ -146,47 +176,3 @@ def _built(
                 results[index] = _failed(mailer, error)
                 del prepared[index]
         return list(build_many(list(prepared.values()), mailer.settings))
-
-
-def _again(
-    mailer: Mailer, prepared: dict[int, PreparedMessage], deliveries: dict[int, Delivery]
-) -> None:
-    """Try again what was not accepted of batches that were otherwise answered well."""
-    build_many = mailer.esp.build_many
-    assert build_many is not None  # noqa: S101 - checked by deliver_many
-    for tried in range(1, mailer.retries.attempts):
-        left = {
-            index: rest
-            for index, message in prepared.items()
-            if (rest := deliveries[index].rest(message, may_be_resent)) is not None
-        }
-        pauses = {
-            index: pause
-            for index, rest in left.items()
-            if (pause := deliveries[index].pause_for(rest, tried)) is not None
-        }
-        if not pauses:
-            return
-        mailer.retries.sleep(max(pauses.values()))
-        for index in pauses:
-            deliveries[index].reopen(left[index])
-        calls = list(build_many([left[index] for index in pauses], mailer.settings))
-        if not _exchange_all(mailer, calls, [deliveries[index] for index in pauses], tried):
-            return
-
-
-def _exchange_all(
-    mailer: Mailer, calls: Sequence[Call], deliveries: Sequence[Delivery], tried: int = 0
-) -> bool:
-    """Exchange calls and share out what they tell; return whether all were worth making."""
-    for call in calls:
-        exchange = Delivery(mailer, tried)
-        readings = exchange.exchange(call)
-        for part, reading in zip(call.parts, readings, strict=True):
-            deliveries[part.message].note(part, reading)
-        for index in {part.message for part in call.parts}:
-            deliveries[index].attempts += exchange.attempts
-            deliveries[index].response = exchange.response
-        if all(stops(reading.error) for reading in readings):
-            return False
-    return True

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .config import _MISSING, DEFAULT_TIMEOUT, Lookup, as_switch, refuse_unknown, timeouts
-from .esp import Esp
+from .config import (
+    _MISSING,
+    DEFAULT_TIMEOUT,
+    Lookup,
+    as_switch,
+    is_strategy,
+    refuse_unknown,
+    timeouts,
+)
+from .esp import Esp, Veiled
 from .exceptions import ConfigurationError
 from .limits import Rate
+from .records import record
 from .retries import FIRST_PAUSE, Retries
 
 _OF_RETRIES = frozenset({"attempts", "max_wait", "deadline", "first_pause"})
@@ -92,3 +101,91 @@ def as_rate(key: str, value: Any) -> Rate:
         ) from None
     # Less than one in a period is one in a longer period.
     return rate if rate.requests >= 1 else Rate(1.0, rate.seconds / rate.requests)
+
+
+# --- strategies ------------------------------------------------------------------------
+
+_OF_A_STRATEGY = frozenset({"FAILOVER", "ROUND_ROBIN", "WEIGHTS", "AMBIGUOUS", "BREAKER"})
+
+Specs = Mapping[str, tuple[str, Veiled]]
+
+
+@record(frozen=True)
+class StrategySpec:
+    """A strategy as it was configured; ``weights`` has one for each of ``members``."""
+
+    members: tuple[str, ...]
+    in_turn: bool
+    weights: tuple[float, ...]
+    ambiguous: bool
+    failures: int
+    seconds: float
+
+
+def told_apart(specs: Specs) -> tuple[dict[str, tuple[str, Veiled]], dict[str, StrategySpec]]:
+    """Part the mailers that send themselves from those that send through others.
+
+    A member that is no mailer is an ESP, with the app's settings: it becomes a mailer.
+    """
+    plain = {name: spec for name, spec in specs.items() if not is_strategy(spec[1])}
+    strategies = {
+        name: strategy_spec(place, own) for name, (place, own) in specs.items() if name not in plain
+    }
+    for name, strategy in strategies.items():
+        place = specs[name][0]
+        for member in strategy.members:
+            if member in strategies:
+                raise ConfigurationError(f"{place} names {member!r}, which has members itself.")
+            plain.setdefault(member, (place, Veiled({"ESP": member})))
+    return plain, strategies
+
+
+def strategy_spec(place: str, own: Mapping[str, Any]) -> StrategySpec:
+    """Check the settings of a strategy."""
+    refuse_unknown(own, _OF_A_STRATEGY, f"{place} has no setting")
+    if "FAILOVER" in own and "ROUND_ROBIN" in own:
+        raise ConfigurationError(f"{place} must be one of failover and round_robin.")
+    members = own.get("FAILOVER") or own.get("ROUND_ROBIN")
+    if not isinstance(members, list) or not all(isinstance(item, str) for item in members):
+        raise ConfigurationError(f"{place} must list the names of mailers or ESPs.")
+    if len(set(members)) < len(members):
+        raise ConfigurationError(f"{place} lists a member twice; give it a weight instead.")
+    failures, pause = _breaker(f"{place}['breaker']", own.get("BREAKER"))
+    return StrategySpec(
+        tuple(map(str.__str__, members)),
+        "ROUND_ROBIN" in own,
+        _weights(place, own, len(members)),
+        _ambiguous(place, own.get("AMBIGUOUS")),
+        failures,
+        pause,
+    )
+
+
+def _weights(place: str, own: Mapping[str, Any], count: int) -> tuple[float, ...]:
+    weights = own.get("WEIGHTS")
+    if weights is None:
+        return (1.0,) * count
+    if "ROUND_ROBIN" not in own or not isinstance(weights, list) or len(weights) != count:
+        raise ConfigurationError(f"{place}['weights'] must have a number for each of round_robin.")
+    numbers = tuple(seconds(f"{place}['weights']", item) for item in weights)
+    if 0 in numbers:
+        raise ConfigurationError(f"{place}['weights'] must be more than 0.")
+    return numbers
+
+
+def _ambiguous(place: str, value: Any) -> bool:
+    if value not in (None, "stop", "next"):
+        raise ConfigurationError(f'{place}[\'ambiguous\'] must be "stop" or "next".')
+    return bool(value == "next")
+
+
+def _breaker(key: str, value: Any) -> tuple[int, float]:
+    """Return after how many failures in a row a breaker opens, and for how many seconds."""
+    value = {} if value is None else value
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f'{key} must be a dict such as {{"failures": 5, "seconds": 30}}.')
+    refuse_unknown(value, {"failures", "seconds"}, f"{key} has no setting")
+    failures = value.get("failures", 5)
+    if isinstance(failures, bool) or not isinstance(failures, int) or failures < 1:
+        raise ConfigurationError(f"{key}['failures'] must be a number, 1 or more.")
+    return failures, seconds(f"{key}['seconds']", value.get("seconds", 30.0))

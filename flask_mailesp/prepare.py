@@ -16,8 +16,8 @@ from .address import CONTROLS, Address, IdnaEncoder, encode_domain, idna2008, pa
 from .exceptions import (
     InvalidAddressError,
     InvalidHeaderError,
-    InvalidMessageError,
     SerializationError,
+    UnsupportedFeatureError,
 )
 from .message import Alternative, Attachment, Message, PreparedMessage, as_attachment
 from .patterns import pattern
@@ -63,8 +63,11 @@ def prepare(
     defaults: Mapping[str, Any],
     options: PrepareOptions,
     esp_key: str = "",
+    mailer_name: str = "",
 ) -> PreparedMessage:
     """Return the message with defaults applied and every field checked.
+
+    Where a field has values for several mailers or ESPs, that of the mailer comes first.
 
     Raises InvalidMessageError (InvalidAddressError, InvalidHeaderError, SerializationError),
     naming the field and never quoting an address.
@@ -89,7 +92,7 @@ def prepare(
         track_clicks=_switch("track_clicks", given("track_clicks")),
         track_opens=_switch("track_opens", given("track_opens")),
         send_at=_moment(given("send_at"), options.timezone),
-        template_id=_template_id(given("template_id"), esp_key),
+        template_id=_template_id(given("template_id"), mailer_name, esp_key),
         merge_data=_merge(given, "merge_data", dict),
         merge_global_data=_mapping("merge_global_data", given("merge_global_data")) or None,
         merge_metadata=_merge(given, "merge_metadata", _row_metadata),
@@ -331,11 +334,11 @@ def _idempotency_key(value: Any) -> str | None:
     raise InvalidHeaderError("idempotency_key must be 1 to 255 printable ASCII characters.")
 
 
-def _template_id(value: Any, esp_key: str) -> str | int | None:
+def _template_id(value: Any, mailer_name: str, esp_key: str) -> str | int | None:
     if isinstance(value, Mapping):
-        value = value.get(esp_key)
+        value = value.get(mailer_name, value.get(esp_key))
         if value is None:
-            raise InvalidMessageError(f"template_id names no template for {esp_key!r}.")
+            raise UnsupportedFeatureError(f"template_id names no template for {esp_key!r}.")
     if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
         return value
     raise SerializationError(f"template_id must be str or int, not {type(value).__name__}.")

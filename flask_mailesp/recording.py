@@ -215,6 +215,7 @@ class Outbox(Sequence[RecordedMessage]):
         self._messages: list[RecordedMessage] = []
         self._failed: list[RecordedMessage] = []
         self._exchanges: dict[str, _Exchange] = {}
+        self._wired: dict[int, tuple[Mailer, Mailer]] = {}
         self._apps: set[Flask] = set()
         self._esps: set[str] = set()
         self._simulator: Simulator | None = None
@@ -283,8 +284,28 @@ class Outbox(Sequence[RecordedMessage]):
     # -- recording ------------------------------------------------------------------------
 
     def wired(self, mailer: Mailer) -> Mailer:
-        """Return a mailer that sends to the simulator what this one would send to its ESP."""
-        wire = _Wire(self, mailer)
+        """Return a mailer that sends to the simulator what this one would send to its ESP.
+
+        Always the same for a mailer: what a strategy learns holds as long as the recording.
+        """
+        with self._lock:
+            known = self._wired.get(id(mailer))
+            if known is None:
+                known = self._wired[id(mailer)] = mailer, self._wire(mailer, mailer.name)
+            return known[1]
+
+    def _wire(self, mailer: Mailer, name: str) -> Mailer:
+        """Wire a mailer, or the members of one that is a strategy, which has their ``name``."""
+        if mailer.strategy is not None:
+            strategy = mailer.strategy.with_members(
+                lambda member: replace(
+                    member,
+                    mailer=self._wire(member.mailer, name),
+                    breaker=member.breaker.fresh(),
+                )
+            )
+            return replace(strategy.members[0].mailer, name=name, strategy=strategy)
+        wire = _Wire(self, mailer, name)
         build_many = wire.build_many if mailer.esp.build_many else None
         esp = replace(mailer.esp, build=wire.build, build_many=build_many)
         self._esps.add(esp.key)
@@ -311,7 +332,7 @@ class Outbox(Sequence[RecordedMessage]):
             recorded = RecordedMessage(
                 **_values(prepared or _as_written(message)),
                 app=app,
-                mailer=exchange.mailer.name if exchange else _mailer_name(app, esp_name),
+                mailer=exchange.name if exchange else _mailer_name(app, esp_name),
                 result=result,
                 _exchange=exchange,
             )
@@ -556,6 +577,7 @@ class _Exchange:
     Results come in the order of the messages, so ``waiting`` is those without one yet.
     """
 
+    name: str  # of the mailer that was sent through, which may be a strategy
     mailer: Mailer
     simulator: Simulator
     request: HttpRequest = field(repr=False)
@@ -574,8 +596,9 @@ class _Wire:
     In a recording within a recording, the inner one asks the simulator, and both take notes.
     """
 
-    def __init__(self, outbox: Outbox, mailer: Mailer) -> None:
+    def __init__(self, outbox: Outbox, mailer: Mailer, name: str) -> None:
         self._outbox = outbox
+        self._name = name
         self._mailer = mailer
         self._built: dict[int, tuple[HttpRequest, list[PreparedMessage]]] = {}
 
@@ -603,7 +626,7 @@ class _Wire:
     def send(self, request: HttpRequest, within: float | None = None) -> HttpResponse:
         """Exchange one request, as `Transport.send` does; it takes no time."""
         _, messages = self._built.pop(id(request), (request, []))
-        exchange = _Exchange(self._mailer, self.simulator, request, deque(messages))
+        exchange = _Exchange(self._name, self._mailer, self.simulator, request, deque(messages))
         try:
             response = self._answer(request)
         except (NotSentError, SendUncertainError) as error:
