@@ -328,7 +328,7 @@ class Outbox(Sequence[RecordedMessage]):
         self.see(app)
         with self._lock:
             exchange = self._exchanges.get(_mark_of(result))
-            prepared = exchange.waiting.popleft() if exchange and exchange.waiting else None
+            prepared = self._taken(exchange, result) if exchange else None
             recorded = RecordedMessage(
                 **_values(prepared or _as_written(message)),
                 app=app,
@@ -337,6 +337,23 @@ class Outbox(Sequence[RecordedMessage]):
                 _exchange=exchange,
             )
             (self._messages if result.outcome in _TAKEN else self._failed).append(recorded)
+
+    def _taken(self, exchange: _Exchange, result: SendResult) -> PreparedMessage | None:
+        """Return the message that a result is about, from its last exchange.
+
+        If only some of its recipients were in that one, it is in an earlier one as a whole.
+        """
+        whole = exchange.take(lambda message: _is_to_all(message, result))
+        part = whole or exchange.take(lambda message: _is_to_some(message, result))
+        if whole or not part:
+            return whole
+        for earlier in self._exchanges.values():
+            whole = earlier.take(
+                lambda message: message.subject == part.subject and _is_to_all(message, result)
+            )
+            if whole:
+                return whole
+        return part
 
     # -- the ESPs' side -------------------------------------------------------------------
 
@@ -370,7 +387,11 @@ class Outbox(Sequence[RecordedMessage]):
         address, number = _accepted_as(recorded, message, recipient)
         exchange = recorded._exchange
         assert exchange is not None  # noqa: S101 - else no recipient was accepted
-        self._hook(recorded.app, exchange.mailer.esp, exchange.simulator)
+        taken = exchange.simulator.message(number)
+        esp = taken.esp if taken else exchange.mailer.esp.key
+        self._hook(
+            recorded.app, _hook_esp(recorded.app.extensions["mailesp"], esp), exchange.simulator
+        )
         delivery = exchange.simulator.emit(number, str(event), address.addr_spec, **details)
         return _status(delivery)
 
@@ -574,7 +595,7 @@ def _accepted_as(
 class _Exchange:
     """A request that was answered by the simulator (or by nobody), and what it carried.
 
-    Results come in the order of the messages, so ``waiting`` is those without one yet.
+    ``waiting`` are the messages that have no result yet.
     """
 
     name: str  # of the mailer that was sent through, which may be a strategy
@@ -588,6 +609,23 @@ class _Exchange:
         """What was in the request, decoded if it is JSON."""
         body = _bytes(self.request)
         return parse_json(body) or body
+
+    def take(self, fits: Callable[[PreparedMessage], bool]) -> PreparedMessage | None:
+        """Take the first message that fits off those that wait for their results."""
+        for index, message in enumerate(self.waiting):
+            if fits(message):
+                del self.waiting[index]
+                return message
+        return None
+
+
+def _is_to_some(message: PreparedMessage, result: SendResult) -> bool:
+    return all(item.addr_spec in result.recipients for item in message.recipients)
+
+
+def _is_to_all(message: PreparedMessage, result: SendResult) -> bool:
+    distinct = {address.key for address in message.recipients}
+    return len(distinct) == len(result.recipients) and _is_to_some(message, result)
 
 
 class _Wire:
