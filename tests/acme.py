@@ -94,6 +94,11 @@ class Answers:
             return answer
         return HttpResponse(200, {}, json.dumps(answer).encode())
 
+    def fetch(
+        self, request: HttpRequest, *, max_bytes: int, public: bool = False, seconds: float = 10.0
+    ) -> HttpResponse:
+        raise AssertionError("Nothing is fetched to send a message.")
+
     @property
     def sent(self) -> list[list[dict[str, Any]]]:
         """What each request held."""
