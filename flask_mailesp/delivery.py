@@ -266,11 +266,23 @@ class Delivery:
     def once(self, call: Call, within: float | None = None) -> Sequence[Reading]:
         """Make one attempt, which may take ``within`` seconds if not as long as usual.
 
-        Where the credential's rate is used up for longer than a send may wait, none is made.
+        Where the credential's limit allows none for longer than a send may wait, none is made.
         """
-        if self.mailer.limit is None:
+        limit = self.mailer.limit
+        if limit is None:
             return self.attempted(call, within)
-        limit, retries = self.mailer.limit.of(call.request.headers.values()), self.mailer.retries
+        if not limit.is_free:
+            return self.in_turn(limit.of(call.request.headers.values()), call, within)
+        readings = self.attempted(call, within)
+        for reading in readings:
+            if reading.error is not None:
+                learn(limit.of(call.request.headers.values()), readings)
+                break
+        return readings
+
+    def in_turn(self, limit: Limit, call: Call, within: float | None) -> Sequence[Reading]:
+        """Make one attempt when the credential's limit allows it, if that is soon enough."""
+        retries = self.mailer.retries
         patience = retries.max_wait if within is None else min(retries.max_wait, within / 2)
         if wait := limit.enter(patience, guess=retries.background):
             if wait > patience:
@@ -395,12 +407,13 @@ def over_the_limit(esp_name: str, wait: float) -> RateLimitedError:
 
 def learn(limit: Limit, readings: Sequence[Reading]) -> None:
     """Tell a credential's limit what an answer says about it."""
-    errors = [reading.error for reading in readings]
-    for error in errors:
-        if isinstance(error, RateLimitedError):
-            limit.refused(error.retry_after)
+    answered = False
+    for reading in readings:
+        if isinstance(reading.error, RateLimitedError):
+            limit.refused(reading.error.retry_after)
             return
-    if not all(isinstance(error, (NotSentError, SendUncertainError)) for error in errors):
+        answered |= not isinstance(reading.error, (NotSentError, SendUncertainError))
+    if answered:
         limit.passed()
 
 

@@ -48,6 +48,11 @@ class Limits:
         limit.restrict(rate)
         return limit
 
+    @property
+    def has_guests(self) -> bool:
+        """Whether something is known of credentials that messages have brought along."""
+        return bool(self._guests)
+
     def of_message(self, credential: str, rate: Rate | None) -> Limit:
         """Return the limit of a credential that a message has brought along."""
         limit = self._own.get(credential) or self._guests.get(credential)
@@ -94,6 +99,16 @@ class Limit:
         self.rate = rate
         self._spacing = rate.seconds / (rate.requests - burst + 1)
         self._ahead = (burst - 1) * self._spacing
+
+    @property
+    def is_free(self) -> bool:
+        """Whether requests may go whatever their credential, without asking; as most may."""
+        return not (
+            self._spacing
+            or self._held_until
+            or self._guessed_until
+            or (self._family and self._family.has_guests)
+        )
 
     def of(self, headers: Iterable[str]) -> Limit:
         """Return the limit of the credential that is among a request's headers' values.

@@ -11,7 +11,9 @@ from acme import Sleeps, gone, mailer, message, retrying
 from conftest import CREDENTIALS, MakeApp
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted import Reply, scripted
 
+from flask_mailesp import MailESP
 from flask_mailesp.config import Lookup
 from flask_mailesp.delivery import deliver
 from flask_mailesp.esp import HttpResponse, Secret
@@ -147,6 +149,7 @@ def test_a_forked_child_finds_the_lock_free(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_credential_of_a_message_is_counted_by_itself() -> None:
     """At the mailer's rate, and only so many of them are kept in memory."""
     limits = Limits(Clock())
+    assert limits.of_mailer("free", None).is_free
     own = limits.of_mailer("own", Rate(1, 10.0))
     assert own.of([Secret("own"), "application/json"]) is own
     guest = own.of(["application/json", Secret("guest")])
@@ -238,6 +241,21 @@ def test_the_wait_is_part_of_the_deadline() -> None:
     clock.sleep(9.0)
     assert isinstance(deliver(acme, message()).error, RateLimitedError)
     assert len(transport.requests) == 1
+
+
+def test_a_429_for_one_credential_does_not_hold_another_back(make_app: MakeApp) -> None:
+    """Each Postmark server has a token and a rate of its own, and a message may name one."""
+    taken = Reply(200, b'{"ErrorCode": 0, "MessageID": "1"}')
+    mail = MailESP()
+    with scripted(Reply(429, headers={"Retry-After": "60"}), taken) as server:
+        app = make_app(mail, **CREDENTIALS["postmark"], MAILESP_POSTMARK_API_URL=server.url)
+        other = message(esp_extra={"server_token": "another-token"})
+        with app.app_context():
+            for _ in range(2):  # the second one is not even asked about
+                with pytest.raises(RateLimitedError):
+                    mail.send(other)
+            assert mail.send(message()).outcome == "accepted"
+            assert len(server.requests) == 2
 
 
 # --- configuration ---------------------------------------------------------------------
