@@ -70,7 +70,7 @@ class State:
     def limit(self, esp: Esp, settings: Settings, rate: Rate | None) -> Limit:
         """Return the limit of a credential, which several mailers may share."""
         limits = self.limits.setdefault((esp.key, settings.get("API_URL")), Limits())
-        return limits.of_mailer(next(iter(settings.secrets()), ""), rate)
+        return limits.of_mailer(settings.secrets(), rate)
 
     def hook(self, esp_key: str) -> tuple[Esp, Settings] | None:
         """Return an ESP and its settings for webhooks, or None if there is no such ESP."""

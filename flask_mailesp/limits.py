@@ -6,6 +6,7 @@ by the generic cell rate algorithm (ITU-T I.371), a token bucket that needs one 
 
 from __future__ import annotations
 
+import base64
 import os
 import threading
 import time
@@ -39,12 +40,16 @@ class Limits:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._own: dict[str, Limit] = {}
+        self._own: dict[tuple[str, ...], Limit] = {}
         self._guests: dict[str, Limit] = {}
 
-    def of_mailer(self, credential: str, rate: Rate | None) -> Limit:
-        """Return the limit of a mailer's credential, which several mailers may share."""
-        limit = self._own.setdefault(credential, Limit(None, self._clock, self, credential))
+    def of_mailer(self, secrets: Iterable[str], rate: Rate | None) -> Limit:
+        """Return the limit of a mailer's credential, which several mailers may share.
+
+        It is among the ``secrets`` of the mailer's settings, in whatever order.
+        """
+        own = tuple(sorted(secrets))
+        limit = self._own.setdefault(own, Limit(None, self._clock, self, own))
         limit.restrict(rate)
         return limit
 
@@ -55,11 +60,12 @@ class Limits:
 
     def of_message(self, credential: str, rate: Rate | None) -> Limit:
         """Return the limit of a credential that a message has brought along."""
-        limit = self._own.get(credential) or self._guests.get(credential)
+        own = (limit for limit in self._own.values() if limit.owns(credential))
+        limit = next(own, None) or self._guests.get(credential)
         if limit is None:
             while len(self._guests) >= _MOST_GUESTS:
                 self._guests.pop(next(iter(self._guests), ""), None)
-            new = Limit(rate, self._clock, self, credential)
+            new = Limit(rate, self._clock, self)
             limit = self._guests.setdefault(credential, new)
         return limit
 
@@ -76,12 +82,12 @@ class Limit:
         rate: Rate | None = None,
         clock: Clock = time.monotonic,
         family: Limits | None = None,
-        credential: str = "",
+        secrets: tuple[str, ...] = (),
     ) -> None:
         self.rate: Rate | None = None
         self._clock = clock
         self._family = family
-        self._credential = credential
+        self._secrets = secrets
         self._lock = ProcessLock()
         self._spacing = 0.0  # seconds between requests; 0 without a rate
         self._ahead = 0.0  # seconds by which requests may come early
@@ -116,9 +122,13 @@ class Limit:
         That is this one, unless a message has brought a credential of its own.
         """
         for value in headers:
-            if type(value) is Secret and value != self._credential and self._family:
+            if type(value) is Secret and self._family and not self.owns(value):
                 return self._family.of_message(value, self.rate)
         return self
+
+    def owns(self, value: str) -> bool:
+        """Tell whether a header's value is this credential, in whatever scheme."""
+        return _bare(value) in self._secrets
 
     def enter(self, patience: float, *, guess: bool = False) -> float:
         """Return the seconds to wait before a request, and keep a place for it.
@@ -159,6 +169,17 @@ class Limit:
 
     def __repr__(self) -> str:
         return f"<Limit: {self.rate}>" if self.rate else "<Limit>"
+
+
+def _bare(value: str) -> str:
+    """Return the credential in a header: alone, ``Bearer`` (RFC 6750) or ``Basic`` (RFC 7617)."""
+    scheme, _, token = value.rpartition(" ")
+    if scheme != "Basic":
+        return token
+    try:
+        return base64.b64decode(token).decode().partition(":")[2]
+    except ValueError:
+        return token
 
 
 def _per_second(rate: Rate) -> float:

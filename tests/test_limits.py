@@ -148,8 +148,8 @@ def test_a_forked_child_finds_the_lock_free(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_credential_of_a_message_is_counted_by_itself() -> None:
     """At the mailer's rate, and only so many of them are kept in memory."""
     limits = Limits(Clock())
-    assert limits.of_mailer("free", None).is_free
-    own = limits.of_mailer("own", Rate(1, 10.0))
+    assert limits.of_mailer(["free"], None).is_free
+    own = limits.of_mailer(["own"], Rate(1, 10.0))
     assert own.of([Secret("own"), "application/json"]) is own
     guest = own.of(["application/json", Secret("guest")])
     assert own.of([Secret("guest")]) is guest
@@ -287,6 +287,16 @@ def test_the_esps_own_rate_stands_before_the_general_one() -> None:
     assert rate_limit(Lookup(both, {"RATE_LIMIT": 9}, "M"), postmark.esp) == Rate(9, 1)
     assert rate_limit(Lookup(both, {"RATE_LIMIT": None}, "M"), postmark.esp) is None
     assert rate_limit(Lookup({}), postmark.esp) is None
+
+
+@pytest.mark.parametrize("value", ["key", "Bearer key", "Basic YXBpOmtleQ==", "Basic !"])
+def test_a_credential_is_known_in_whatever_scheme_it_travels(value: str) -> None:
+    """Else each answer of 429 would be put down to a credential that a message brought along."""
+    limits = Limits(Clock())
+    own = limits.of_mailer(["webhook secret", "key"], None)
+    other = limits.of_mailer(["other"], None)
+    assert (own.of([Secret(value)]) is own) is (value != "Basic !")
+    assert (other.of([Secret(value)]) is own) is (value != "Basic !")
 
 
 def test_mailers_with_one_credential_share_its_limit(make_app: MakeApp) -> None:
