@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import pytest
@@ -23,9 +23,10 @@ from acme import (
 )
 from acme import Sleeps as Pauses
 
+from flask_mailesp import many
 from flask_mailesp.breaker import Breaker
 from flask_mailesp.delivery import Mailer
-from flask_mailesp.esp import HttpResponse
+from flask_mailesp.esp import Feature, HttpResponse
 from flask_mailesp.exceptions import InvalidAddressError, MailESPError, UnsupportedFeatureError
 from flask_mailesp.limits import Limit
 from flask_mailesp.message import Message
@@ -236,6 +237,48 @@ def test_a_message_may_be_changed_once_it_was_taken() -> None:
     results = send(failover(first, second), messages())
     assert [list(result.recipients) for result in results] == [[A], [B], [C]]
     assert sorted(requests(second)) == [[A], [B], [C]]
+
+
+def test_no_more_set_out_together_than_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their number, by what they weigh, and by the copies that a merge makes."""
+    monkeypatch.setattr(many, "_COPIES", 4)
+    monkeypatch.setattr(many, "_BYTES", 3_000)
+    first = member(replace(ONE, supports=frozenset(Feature)))
+    through = failover(first, member(TWO))
+    file = ("a.bin", "application/octet-stream", bytes(1_490))
+    heavy = [message(A, attachments=[file]) for _ in range(3)]
+    merges = [message(A, B, C, merge_metadata={}) for _ in range(3)]
+    for messages in ([message(A) for _ in range(9)], heavy, merges):
+        assert {str(result.outcome) for result in send(through, messages)} == {"accepted"}
+    sizes = [len(request) for request in requests(first)]
+    assert sizes == [4, 4, 1, 3, 6, 3]
+
+
+def test_what_is_odd_about_a_message_is_its_own_trouble() -> None:
+    """Even where what it weighs cannot be told."""
+    odd = [message(A, attachments=[item]) for item in (7, (), ("a.txt", "text/plain", 7))]
+    results = send(failover(member(ONE), member(TWO)), [*odd, message(B)])
+    assert [str(result.outcome) for result in results] == ["not_sent"] * 3 + ["accepted"]
+
+
+def test_ending_early_sends_nothing_that_has_not_set_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And tells of everything that has."""
+    monkeypatch.setattr(many, "_COPIES", 2)
+    first = member(ONE)
+    told: list[SendResult] = []
+    sent = many.deliver_many(
+        failover(first, member(TWO)),
+        (message(f"p{number}@example.com") for number in range(100)),
+        2,
+        lambda _: None,
+        lambda _, result: told.append(result),
+    )
+    assert next(sent).outcome == "accepted"
+    assert isinstance(sent, Generator)
+    sent.close()
+    gone_out = [name for request in requests(first) for name in request]
+    assert 2 <= len(gone_out) <= 6
+    assert [name for result in told for name in result.recipients] == gone_out
 
 
 def test_results_and_errors_know_each_other() -> None:

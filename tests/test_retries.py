@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from scripted import Reply, scripted
 from flask_mailesp import MailESP, Message
 from flask_mailesp.config import Lookup
 from flask_mailesp.delivery import addressed_to, deliver, prepared_for
-from flask_mailesp.esp import HttpRequest, HttpResponse
+from flask_mailesp.esp import Esp, HttpRequest, HttpResponse, Settings
 from flask_mailesp.exceptions import (
     APIError,
     AuthenticationError,
@@ -42,6 +43,7 @@ from flask_mailesp.exceptions import (
 )
 from flask_mailesp.outcomes import retry_after
 from flask_mailesp.policies import retries
+from flask_mailesp.records import replace
 from flask_mailesp.retries import Retries, may_repeat, patient
 from flask_mailesp.transport import Transport
 
@@ -147,6 +149,54 @@ def test_what_a_later_attempt_makes_certain_is_certain() -> None:
     keyed, _ = mailer(lost(), {B: "bad"}, esp=KEYED, retries=retrying(Sleeps()))
     result = deliver(keyed, message(A, B))
     assert (words(result), result.message_id) == (["queued", "unknown"], "id-a")
+
+
+# --- signing ---------------------------------------------------------------------------
+
+
+def signing(*trouble: Exception | None) -> tuple[Esp, list[datetime]]:
+    """Return an ESP whose requests are signed, with trouble in turn, and when they were."""
+    times: list[datetime] = []
+
+    def sign(request: HttpRequest, settings: Settings, now: datetime) -> HttpRequest:
+        times.append(now)
+        error = trouble[len(times) - 1] if len(times) <= len(trouble) else None
+        if error is not None:
+            raise error
+        return replace(request, headers={**request.headers, "X-Signature": now.isoformat()})
+
+    return replace(KEYED, sign=sign), times
+
+
+def test_each_attempt_is_signed_anew() -> None:
+    """A signature holds the time, and is good for some minutes."""
+    esp, times = signing()
+    acme, transport = mailer(gone(), SLOW, esp=esp, retries=retrying(Sleeps()))
+    result = deliver(acme, message())
+    assert [attempt.started for attempt in result.attempts] == times
+    headers = [request.headers for request in transport.requests]
+    assert headers == [{"X-Signature": now.isoformat()} for now in times]
+
+
+def test_a_request_that_cannot_be_signed_now_was_not_sent() -> None:
+    """Such as while a role's credentials cannot be renewed; it may be, at the next attempt."""
+    esp, _ = signing(NotSentError("No credentials."))
+    acme, transport = mailer(esp=esp)
+    result = deliver(acme, message())
+    assert (result.outcome, result.esp_name) == ("not_sent", "Keyed")
+    assert isinstance(result.error, NotSentError)
+    assert (len(result.attempts), transport.requests) == (1, [])
+    esp, _ = signing(NotSentError("No credentials."))
+    acme, transport = mailer(esp=esp, retries=retrying(Sleeps()))
+    assert deliver(acme, message()).outcome == "accepted"
+
+
+def test_what_keeps_a_request_from_being_made_again_does_not_hide_the_first() -> None:
+    """It is in doubt as before."""
+    esp, _ = signing(None, ConfigurationError("No key."))
+    acme, _ = mailer(lost(), esp=esp, retries=retrying(Sleeps()))
+    result = deliver(acme, message())
+    assert (result.outcome, len(result.attempts)) == ("uncertain", 1)
 
 
 # --- part of a message, part of a batch ------------------------------------------------
