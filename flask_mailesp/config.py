@@ -58,9 +58,12 @@ GENERAL = frozenset(
         "REDIRECT_TO",
         "ALLOW_RECIPIENTS",
         "SUPPRESS_SEND",
+        "RETRIES",
+        "MAX_WAIT",
+        "RATE_LIMIT",
     }
 )
-OF_ANY_ESP = frozenset({"SEND_DEFAULTS", "WEBHOOK_SECRET"})
+OF_ANY_ESP = frozenset({"SEND_DEFAULTS", "WEBHOOK_SECRET", "RATE_LIMIT"})
 # What a mailer in MAILESP_MAILERS may set for itself, besides its ESP's settings.
 OF_A_MAILER = frozenset(
     {
@@ -69,6 +72,9 @@ OF_A_MAILER = frozenset(
         "IGNORE_UNSUPPORTED_FEATURES",
         "IGNORE_RECIPIENT_STATUS",
         "WEBHOOK_SECRET",
+        "RETRIES",
+        "MAX_WAIT",
+        "RATE_LIMIT",
     }
 )
 # A key that is the same for all messages would make all but one of them duplicates.
@@ -462,9 +468,16 @@ def mailer_specs(lookup: Lookup) -> dict[str, tuple[str, Veiled]]:
 def _own_settings(place: str, spec: Any, esp: Any) -> Veiled:
     """Return a mailer's settings; one that names no ESP uses the app's."""
     own = upper_keys(spec)
+    if is_strategy(own):
+        return own
     if not isinstance(spec, Mapping) or own.setdefault("ESP", esp) is None:
         raise ConfigurationError(f'{place} must be a dict such as {{"esp": "postmark"}}.')
     return own
+
+
+def is_strategy(own: Mapping[str, Any]) -> bool:
+    """Tell whether a mailer sends through others."""
+    return "FAILOVER" in own or "ROUND_ROBIN" in own
 
 
 def send_defaults(lookup: Lookup, esp: Esp) -> dict[str, Any]:
@@ -579,7 +592,7 @@ def names_of(esp: Esp) -> set[str]:
 
 def check_mailer_keys(place: str, own: Mapping[str, Any], esp: Esp) -> None:
     """Refuse keys of a mailer that neither it nor its ESP knows."""
-    names = {setting.name for setting in esp.settings} | {"WEBHOOK_SECRET"}
+    names = {setting.name for setting in esp.settings} | {"WEBHOOK_SECRET", "RATE_LIMIT"}
     full = {f"{esp.key.upper()}_{name}" for name in names}
     known = OF_A_MAILER | names | full | {f"MAILESP_{name}" for name in full}
     refuse_unknown(own, known, f"{place} has no setting")

@@ -49,6 +49,7 @@ def examine(
     yield from unknown_keys(app)
     hooks = configured_esps(state, without={finding.subject for finding in broken})
     yield from insecure_settings(state, hooks)
+    yield from strategies(state)
     for mailer in mailers_to_ask(state):
         yield from credentials(mailer)
     yield from webhooks(app, state, hooks, url)
@@ -57,7 +58,9 @@ def examine(
 
 
 def _mailers(state: State) -> str:
-    named = (f"{name} ({mailer.esp.name})" for name, mailer in state.mailers.items())
+    named = (
+        f"{name} ({mailer.strategy or mailer.esp.name})" for name, mailer in state.mailers.items()
+    )
     return f"It is complete. Mailers: {', '.join(named)}."
 
 
@@ -118,6 +121,33 @@ def insecure_settings(state: State, hooks: Hooks) -> Iterator[Finding]:
         yield Finding("settings", Verdict.WARNING, text)
     if not found:
         yield Finding("settings", Verdict.OK, "None is insecure.")
+
+
+def strategies(state: State) -> Iterator[Finding]:
+    """Find strategies that do not help: members that fail together, or nobody to go to."""
+    for name, mailer in state.mailers.items():
+        if mailer.strategy is not None:
+            members = [member.mailer for member in mailer.strategy.members]
+            same = _same_credential(members)
+            if same:
+                text = f"{same} use one credential: what ails one of them ails the other."
+            elif len(members) == 1:
+                text = f"It has no member but {members[0].name}: there is none to move on to."
+            else:
+                text = f"{mailer.strategy}: each has a credential of its own."
+            verdict = Verdict.WARNING if same or len(members) == 1 else Verdict.OK
+            yield Finding("strategies", verdict, text, f"mailer {name}")
+
+
+def _same_credential(mailers: Sequence[Mailer]) -> str:
+    """Return the names of two mailers with the same ESP, address and credential, if any."""
+    seen: dict[tuple[object, ...], str] = {}
+    for mailer in mailers:
+        key = (mailer.esp.key, mailer.settings.get("API_URL"), mailer.settings.secrets())
+        other = seen.setdefault(key, mailer.name)
+        if other != mailer.name:
+            return f"{other} and {mailer.name}"
+    return ""
 
 
 def _insecure_general(state: State) -> Iterator[str]:

@@ -166,7 +166,13 @@ class RateLimitedError(APIError):
 
 
 class NotSentError(MailESPError):
-    """The message certainly did not go out (DNS, connection, TLS); trying again is safe."""
+    """The message certainly did not go out (DNS, connection, TLS); trying again is safe.
+
+    ``may_pass`` is False where trying again is in vain until somebody acts: the server's
+    certificate is not trusted, or the request cannot be made.
+    """
+
+    may_pass: bool = True
 
 
 class SendUncertainError(MailESPError):

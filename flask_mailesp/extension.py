@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
 
-from . import config, signals, telemetry
+from . import config, policies, signals, telemetry
 from .delivery import Mailer, deliver, must_raise
 from .esp import Esp, Settings
 from .exceptions import CancelSend, ConfigurationError
 from .fetching import Fetcher, Fetches
+from .limits import Limit, Limits, Rate
 from .message import Message
 from .records import field, record
 from .registry import load_esp, require_esp
@@ -51,6 +52,7 @@ class State:
         self.fetcher = Fetcher()
         self.tokens = TokenMemory()
         self.mailbox: MountedMailbox | None = None
+        self.limits: dict[tuple[str, Any], Limits] = {}
 
     def mailer(self, name: str | None) -> Mailer:
         """Return a mailer by name; None is the default one."""
@@ -64,6 +66,11 @@ class State:
             raise ConfigurationError(
                 f"There is no mailer named {name!r}.{hint} Mailers are set in MAILESP_MAILERS."
             ) from None
+
+    def limit(self, esp: Esp, settings: Settings, rate: Rate | None) -> Limit:
+        """Return the limit of a credential, which several mailers may share."""
+        limits = self.limits.setdefault((esp.key, settings.get("API_URL")), Limits())
+        return limits.of_mailer(settings.secrets(), rate)
 
     def hook(self, esp_key: str) -> tuple[Esp, Settings] | None:
         """Return an ESP and its settings for webhooks, or None if there is no such ESP."""
@@ -104,7 +111,8 @@ class MailESP:
             a mailer named ``default``.
         ``MAILERS``
             ``{"default": {"esp": "postmark", ...}, "bulk": {...}}``: several mailers, each
-            with settings of its own.
+            with settings of its own. ``{"failover": [...]}`` and ``{"round_robin": [...]}``
+            send through others.
         ``<ESP>_...``
             An ESP's own settings, such as ``POSTMARK_SERVER_TOKEN``; credentials and URLs
             are also found without the ``MAILESP_`` prefix. See the ESP's page.
@@ -140,6 +148,15 @@ class MailESP:
             else; for staging.
         ``SUPPRESS_SEND``
             Do everything but send: no message leaves. Default False.
+        ``RETRIES``
+            How often a request is made again that certainly was not taken: False (default),
+            True for twice, a number, or ``{"attempts": 3, "max_wait": 1, "deadline": 30}``.
+        ``MAX_WAIT``
+            The longest, in seconds, that `send` waits before a retry or for a rate limit.
+            Default 1.
+        ``RATE_LIMIT``, ``<ESP>_RATE_LIMIT``
+            How many requests one credential may make: a number (a second) or
+            ``"600/minute"``. Default: only what the ESP's own 429 answers ask for.
         ``DEBUG_API_REQUESTS``
             Log every exchange with the ESP, without credentials and content, to the logger
             ``flask_mailesp`` (INFO, and the names of fields at DEBUG). Default False.
@@ -234,10 +251,8 @@ def _read(app: Flask) -> State:
     """Resolve all settings of an app."""
     lookup = config.Lookup(app.config)
     general = config.general(lookup, debug_or_testing=app.debug or app.testing)
-    specs = {
-        name: (place, own, _esp(place, own))
-        for name, (place, own) in config.mailer_specs(lookup).items()
-    }
+    plain, strategies = policies.told_apart(config.mailer_specs(lookup))
+    specs = {name: (place, own, _esp(place, own)) for name, (place, own) in plain.items()}
     mailbox = _mailbox(app, general, [esp for _, _, esp in specs.values()])
     if mailbox is not None:
         lookup = config.Lookup(app.config, instead=mailbox.settings)
@@ -246,6 +261,8 @@ def _read(app: Flask) -> State:
         state.mailbox = mailbox
         for name, (place, own, esp) in specs.items():
             state.mailers[name] = _mailer(state, name, place, own, esp)
+        for name, spec in strategies.items():
+            state.mailers[name] = _strategy(state, name, spec)
         in_use = [mailer.esp for mailer in state.mailers.values()]
         for esp in config.check_keys(lookup, in_use):
             state.hooks.setdefault(esp.key, (esp, config.esp_settings(lookup, esp, sending=False)))
@@ -300,7 +317,15 @@ def _mailer(state: State, name: str, place: str, own: Mapping[str, Any], esp: Es
         log_exchanges=state.general.debug_api_requests,
         rails=state.rails,
         watch=state.watch,
+        retries=policies.retries(lookup),
+        limit=state.limit(esp, settings, policies.rate_limit(lookup, esp)),
     )
+
+
+def _strategy(state: State, name: str, spec: policies.StrategySpec) -> Mailer:
+    from .strategies import as_mailer, strategy_of
+
+    return as_mailer(name, strategy_of(spec, state.mailers))
 
 
 def _share_hook(state: State, name: str, place: str, esp: Esp, settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 Messages are taken from the iterable, announced and built in the caller's thread; what has
 been built is exchanged in others meanwhile. A *job* is what one thread does at a time: one
-message, or the messages of one batch.
+message, or the messages that travel together: one batch, or a convoy through a strategy.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from .delivery import Delivery, Mailer, deliver, prepared_for, stops
+from . import batches
+from .delivery import Delivery, Mailer, deliver, prepared_for
 from .esp import Call
 from .exceptions import MailESPError
-from .message import Message, PreparedMessage
+from .message import Attachment, Message, PreparedMessage
+from .records import replace
 from .results import Outcome, Recipients, SendResult
+from .retries import patient
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+    from .strategies import Failover
 
 Before = Callable[[Message], SendResult | None]
 After = Callable[[Message, SendResult], None]
@@ -47,7 +52,12 @@ def deliver_many(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    if mailer.esp.build_many is not None:
+    mailer = replace(mailer, retries=patient(mailer.retries))
+    strategy = mailer.strategy
+    if strategy is not None and strategy.batches:
+        jobs, threads = _convoys(mailer, strategy, messages, workers, before), 1
+        ahead = 2  # the next is gathered while one is on its way
+    elif strategy is None and mailer.esp.build_many is not None:
         jobs, threads = _batches(mailer, messages, before), min(workers, _BATCHES)
         ahead = max(2, threads)
     else:
@@ -212,6 +222,82 @@ def _deliver(mailer: Mailer, message: Message) -> list[SendResult]:
         return [_failed(mailer, error)]
 
 
+# --- a strategy, where messages travel together -----------------------------------------
+
+
+def _convoys(
+    mailer: Mailer, strategy: Failover, messages: Iterable[Message], workers: int, before: Before
+) -> Iterator[_Job]:
+    convoy = _Convoy(mailer, strategy, workers)
+    for message in messages:
+        if not convoy.add(message, before):
+            yield convoy.job()
+            convoy = _Convoy(mailer, strategy, workers)
+    if convoy.messages:
+        yield convoy.job()
+
+
+class _Convoy:
+    """Messages that set out together; no more of them than of those in one batch."""
+
+    def __init__(self, mailer: Mailer, strategy: Failover, workers: int) -> None:
+        self.mailer = mailer
+        self.strategy = strategy
+        self.workers = workers
+        self.messages: list[Message] = []
+        self.travellers: list[Message | SendResult] = []
+        self._copies = 0
+        self._bytes = 0
+
+    def add(self, message: Message, before: Before) -> bool:
+        """Take one more message along; return whether there is room for more."""
+        traveller: Message | SendResult
+        try:
+            known = before(message)
+            traveller = self._take(message) if known is None else known
+        except Exception as error:  # this message's failure, not that of the others
+            traveller = _failed(self.mailer, error)
+        self.messages.append(message)
+        self.travellers.append(traveller)
+        return self._copies < _COPIES and self._bytes < _BYTES and len(self.messages) < _COPIES
+
+    def _take(self, message: Message) -> Message:
+        copies = _copies_of(message)
+        self._copies += copies
+        self._bytes += copies * _burden(message)
+        return copy(message)  # the caller may fill in the same one for the next recipient
+
+    def job(self) -> _Job:
+        return _Job(self.messages, self._travel)
+
+    def _travel(self) -> list[SendResult]:
+        from .convoys import deliver_together
+
+        messages = [item for item in self.travellers if isinstance(item, Message)]
+        sent = iter(deliver_together(self.strategy, messages, self.workers))
+        outcomes = [next(sent) if isinstance(item, Message) else item for item in self.travellers]
+        return [
+            _failed(self.mailer, item) if isinstance(item, Exception) else item for item in outcomes
+        ]
+
+
+def _copies_of(message: Message) -> int:
+    """Return how many copies of a message that nobody has checked yet are likely to go."""
+    rows = (message.merge_data, message.merge_metadata, message.merge_headers)
+    return 1 if rows == (None, None, None) else max(1, len(message.to))
+
+
+def _burden(message: Message) -> int:
+    """Return about how many bytes it holds; what may be wrong with it weighs nothing."""
+    files = [
+        item.data if isinstance(item, Attachment) else next(iter(item[2:]), None)
+        for item in message.attachments
+        if isinstance(item, (Attachment, tuple, list))
+    ]
+    parts = (message.body, message.html, *files)
+    return sum(len(part) for part in parts if isinstance(part, (str, bytes)))
+
+
 # --- a multi-message endpoint ----------------------------------------------------------
 
 
@@ -269,10 +355,9 @@ class _Batch:
             for index, message in self.prepared.items():
                 self.results[index] = rails.suppressed(esp_name, message)
             return [result for result in self.results if result is not None]
-        deliveries = {index: Delivery(self.mailer) for index in self.prepared}
-        _exchange_all(self.mailer, calls, list(deliveries.values()))
-        for index, delivery in deliveries.items():
-            message = self.prepared[index]
+        items = {index: (item, Delivery(self.mailer)) for index, item in self.prepared.items()}
+        batches.exchange(self.mailer, calls, list(items.values()))
+        for index, (message, delivery) in items.items():
             result = delivery.result(message.recipients)
             self.results[index] = result if rails is None else rails.told(message, result)
         return [result for result in self.results if result is not None]  # which is all
@@ -302,16 +387,3 @@ def _built(
                 results[index] = _failed(mailer, error)
                 del prepared[index]
         return list(build_many(list(prepared.values()), mailer.settings))
-
-
-def _exchange_all(mailer: Mailer, calls: Sequence[Call], deliveries: Sequence[Delivery]) -> None:
-    exchange = Delivery(mailer)
-    for call in calls:
-        readings = exchange.exchange(call)
-        for part, reading in zip(call.parts, readings, strict=True):
-            deliveries[part.message].note(part, reading)
-        for index in {part.message for part in call.parts}:
-            deliveries[index].attempts.append(exchange.attempts[-1])
-            deliveries[index].response = exchange.response
-        if all(stops(reading.error) for reading in readings):
-            break

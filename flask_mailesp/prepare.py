@@ -16,8 +16,8 @@ from .address import CONTROLS, Address, IdnaEncoder, encode_domain, idna2008, pa
 from .exceptions import (
     InvalidAddressError,
     InvalidHeaderError,
-    InvalidMessageError,
     SerializationError,
+    UnsupportedFeatureError,
 )
 from .message import (
     BASICS,
@@ -78,8 +78,11 @@ def prepare(
     defaults: Mapping[str, Any],
     options: PrepareOptions,
     esp_key: str = "",
+    mailer_name: str = "",
 ) -> PreparedMessage:
     """Return the message with defaults applied and every field checked.
+
+    Where a field has values for several mailers or ESPs, that of the mailer comes first.
 
     Raises InvalidMessageError (InvalidAddressError, InvalidHeaderError, SerializationError),
     naming the field and never quoting an address.
@@ -94,7 +97,7 @@ def prepare(
         subject=_text("subject", given("subject")),
         body=_optional_text("body", given("body")),
         html=_optional_text("html", given("html")),
-        **({} if basic else _options(given, options, esp_key)),
+        **({} if basic else _options(given, options, mailer_name, esp_key)),
     )
     if not (prepared.to or prepared.cc or prepared.bcc):
         raise InvalidAddressError("The message has no recipient: give to, cc or bcc.")
@@ -104,7 +107,9 @@ def prepare(
     return prepared
 
 
-def _options(given: _Given, options: PrepareOptions, esp_key: str) -> dict[str, Any]:
+def _options(
+    given: _Given, options: PrepareOptions, mailer_name: str, esp_key: str
+) -> dict[str, Any]:
     """Return what a message may have besides words and recipients."""
     headers, header_reply_to = _headers(given("headers"))
     return {
@@ -118,7 +123,7 @@ def _options(given: _Given, options: PrepareOptions, esp_key: str) -> dict[str, 
         "track_clicks": _switch("track_clicks", given("track_clicks")),
         "track_opens": _switch("track_opens", given("track_opens")),
         "send_at": _moment(given("send_at"), options.timezone),
-        "template_id": _template_id(given("template_id"), esp_key),
+        "template_id": _template_id(given("template_id"), mailer_name, esp_key),
         "merge_data": _merge(given, "merge_data", dict),
         "merge_global_data": _mapping("merge_global_data", given("merge_global_data")) or None,
         "merge_metadata": _merge(given, "merge_metadata", _row_metadata),
@@ -368,11 +373,11 @@ def _idempotency_key(value: Any) -> str | None:
     raise InvalidHeaderError("idempotency_key must be 1 to 255 printable ASCII characters.")
 
 
-def _template_id(value: Any, esp_key: str) -> str | int | None:
+def _template_id(value: Any, mailer_name: str, esp_key: str) -> str | int | None:
     if isinstance(value, Mapping):
-        value = value.get(esp_key)
+        value = value.get(mailer_name, value.get(esp_key))
         if value is None:
-            raise InvalidMessageError(f"template_id names no template for {esp_key!r}.")
+            raise UnsupportedFeatureError(f"template_id names no template for {esp_key!r}.")
     if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
         return value
     raise SerializationError(f"template_id must be str or int, not {type(value).__name__}.")

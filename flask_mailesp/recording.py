@@ -222,6 +222,7 @@ class Outbox(Sequence[RecordedMessage]):
         self._messages: list[RecordedMessage] = []
         self._failed: list[RecordedMessage] = []
         self._exchanges: dict[str, _Exchange] = {}
+        self._wired: dict[int, tuple[Mailer, Mailer]] = {}
         self._apps: set[Flask] = set()
         self._simulator: Simulator | None = None
         self._hosts: dict[str, tuple[Flask, str]] = {}
@@ -291,8 +292,28 @@ class Outbox(Sequence[RecordedMessage]):
     # -- recording ------------------------------------------------------------------------
 
     def wired(self, mailer: Mailer) -> Mailer:
-        """Return a mailer that sends to the simulator what this one would send to its ESP."""
-        wire = _Wire(self, mailer)
+        """Return a mailer that sends to the simulator what this one would send to its ESP.
+
+        Always the same for a mailer: what a strategy learns holds as long as the recording.
+        """
+        with self._lock:
+            known = self._wired.get(id(mailer))
+            if known is None:
+                known = self._wired[id(mailer)] = mailer, self._wire(mailer, mailer.name)
+            return known[1]
+
+    def _wire(self, mailer: Mailer, name: str) -> Mailer:
+        """Wire a mailer, or the members of one that is a strategy, which has their ``name``."""
+        if mailer.strategy is not None:
+            strategy = mailer.strategy.with_members(
+                lambda member: replace(
+                    member,
+                    mailer=self._wire(member.mailer, name),
+                    breaker=member.breaker.fresh(),
+                )
+            )
+            return replace(strategy.members[0].mailer, name=name, strategy=strategy)
+        wire = _Wire(self, mailer, name)
         esp = replace(
             mailer.esp,
             build=wire.build,
@@ -300,7 +321,9 @@ class Outbox(Sequence[RecordedMessage]):
             read=wire.read,
             sign=wire.sign if mailer.esp.sign else None,
         )
-        return replace(mailer, esp=esp, transport=wire)
+        # Tests do not wait, and one test's 429 is not the next one's.
+        retries = replace(mailer.retries, sleep=_no_pause)
+        return replace(mailer, esp=esp, transport=wire, retries=retries, limit=None)
 
     def see(self, app: Flask, **_: Any) -> None:
         """Remember an app: the only one with a MailESP need not be named in `receive`."""
@@ -317,15 +340,32 @@ class Outbox(Sequence[RecordedMessage]):
         self.see(app)
         with self._lock:
             exchange = self._exchanges.get(_mark_of(result))
-            prepared = exchange.waiting.popleft() if exchange and exchange.waiting else None
+            prepared = self._taken(exchange, result) if exchange else None
             recorded = RecordedMessage(
                 **_shown(prepared or _as_written(message)),
                 app=app,
-                mailer=exchange.mailer.name if exchange else _mailer_name(app, esp_name),
+                mailer=exchange.name if exchange else _mailer_name(app, esp_name),
                 result=result,
                 _exchange=exchange,
             )
             (self._messages if result.outcome in _TAKEN else self._failed).append(recorded)
+
+    def _taken(self, exchange: _Exchange, result: SendResult) -> PreparedMessage | None:
+        """Return the message that a result is about, from its last exchange.
+
+        If only some of its recipients were in that one, it is in an earlier one as a whole.
+        """
+        whole = exchange.take(lambda message: _is_to_all(message, result))
+        part = whole or exchange.take(lambda message: _is_to_some(message, result))
+        if whole or not part:
+            return whole
+        for earlier in self._exchanges.values():
+            whole = earlier.take(
+                lambda message: message.subject == part.subject and _is_to_all(message, result)
+            )
+            if whole:
+                return whole
+        return part
 
     # -- the ESPs' side -------------------------------------------------------------------
 
@@ -358,7 +398,11 @@ class Outbox(Sequence[RecordedMessage]):
         address, number = _accepted_as(recorded, message, recipient)
         exchange = recorded._exchange
         assert exchange is not None  # noqa: S101 - else no recipient was accepted
-        self._hook(recorded.app, exchange.mailer.esp, exchange.simulator)
+        taken = exchange.simulator.message(number)
+        esp = taken.esp if taken else exchange.mailer.esp.key
+        self._hook(
+            recorded.app, _hook_esp(recorded.app.extensions["mailesp"], esp), exchange.simulator
+        )
         delivery = exchange.simulator.emit(number, str(event), address.addr_spec, **details)
         return _status(delivery)
 
@@ -436,6 +480,10 @@ class Outbox(Sequence[RecordedMessage]):
         prefix = app.extensions["mailesp"].general.url_prefix
         url = f"http://{host}{prefix}/{esp.key}"
         simulator.hook(esp.key, tracking=f"{url}/tracking/", inbound=f"{url}/inbound/")
+
+
+def _no_pause(seconds: float) -> None:
+    """Stand in for `time.sleep`."""
 
 
 def _listed(word: str, messages: Sequence[RecordedMessage]) -> list[str]:
@@ -562,9 +610,10 @@ def _accepted_as(
 class _Exchange:
     """A request that was answered by the simulator (or by nobody), and what it carried.
 
-    Results come in the order of the messages, so ``waiting`` is those without one yet.
+    ``waiting`` are the messages that have no result yet.
     """
 
+    name: str  # of the mailer that was sent through, which may be a strategy
     mailer: Mailer
     simulator: Simulator
     request: HttpRequest = field(repr=False)
@@ -576,6 +625,28 @@ class _Exchange:
         body = _bytes(self.request)
         return parse_json(body) or body
 
+    def take(self, fits: Callable[[PreparedMessage], bool]) -> PreparedMessage | None:
+        """Take the first message that fits off those that wait for their results."""
+        for index, message in enumerate(self.waiting):
+            if fits(message):
+                del self.waiting[index]
+                return message
+        return None
+
+
+def _told_of(message: PreparedMessage) -> tuple[Address, ...]:
+    """Return whom a result tells of: where rails changed it, those the app has written to."""
+    return message.meant_for or message.recipients
+
+
+def _is_to_some(message: PreparedMessage, result: SendResult) -> bool:
+    return all(item.addr_spec in result.recipients for item in _told_of(message))
+
+
+def _is_to_all(message: PreparedMessage, result: SendResult) -> bool:
+    distinct = {address.key for address in _told_of(message)}
+    return len(distinct) == len(result.recipients) and _is_to_some(message, result)
+
 
 class _Wire:
     """Stands where a mailer has its transport, and notes what its ESP's room builds.
@@ -583,8 +654,9 @@ class _Wire:
     In a recording within a recording, the inner one asks the simulator, and both take notes.
     """
 
-    def __init__(self, outbox: Outbox, mailer: Mailer) -> None:
+    def __init__(self, outbox: Outbox, mailer: Mailer, name: str) -> None:
         self._outbox = outbox
+        self._name = name
         self._mailer = mailer
         self._built: dict[int, tuple[HttpRequest, list[PreparedMessage]]] = {}
         self._pointed: Settings | None = None
@@ -613,7 +685,7 @@ class _Wire:
         assert sign is not None  # noqa: S101 - else this is not asked for
         signed = sign(request, self._settings(settings), now)
         if id(request) in self._built:  # of whose build notes were taken
-            self._built[id(signed)] = signed, self._built.pop(id(request))[1]
+            self._built[id(signed)] = signed, self._built[id(request)][1]
         return signed
 
     def read(self, call: Call, response: HttpResponse, settings: Settings) -> Sequence[Reading]:
@@ -632,10 +704,10 @@ class _Wire:
         inner = self._mailer.transport
         return inner.simulator if isinstance(inner, _Wire) else self._outbox.simulator
 
-    def send(self, request: HttpRequest) -> HttpResponse:
-        """Exchange one request, as `Transport.send` does."""
-        _, messages = self._built.pop(id(request), (request, []))
-        exchange = _Exchange(self._mailer, self.simulator, request, deque(messages))
+    def send(self, request: HttpRequest, within: float | None = None) -> HttpResponse:
+        """Exchange one request, as `Transport.send` does; it takes no time."""
+        _, messages = self._built.get(id(request), (request, []))  # it may be sent again
+        exchange = _Exchange(self._name, self._mailer, self.simulator, request, deque(messages))
         try:
             response = self._answer(request)
         except (NotSentError, SendUncertainError) as error:

@@ -91,14 +91,17 @@ class Transport:
         self._trust_env = trust_env
         self._process = _Process(verify, trust_env)
 
-    def send(self, request: HttpRequest) -> HttpResponse:
+    def send(self, request: HttpRequest, within: float | None = None) -> HttpResponse:
         """Send a request, once, and return the answer, whatever its status.
+
+        ``within`` (seconds) shortens this exchange's time-outs.
 
         Raises NotSentError where certainly nothing of the request went out, and
         SendUncertainError where something did and no answer was understood. Neither
         carries the library's own error, whose frames and texts hold credentials.
         """
-        outcome = self._attempt(request, _Clock(self._limits))
+        limits = self._limits if within is None else self._limits.shortened(within)
+        outcome = self._attempt(request, _Clock(limits))
         if isinstance(outcome, HttpResponse):
             return outcome
         try:
@@ -176,6 +179,9 @@ class _Limits(NamedTuple):
     total: float
     response: int
 
+    def shortened(self, seconds: float) -> _Limits:
+        return self._replace(connect=min(self.connect, seconds), total=min(self.total, seconds))
+
 
 class _Clock:
     """One send: when it must end, and whether anything of the request has gone out."""
@@ -213,11 +219,12 @@ class _Clock:
             what = _interruption(cause, self.limits.total)
             return SendUncertainError(f"{place} {what}. The message may or may not have been sent.")
         if isinstance(cause, _Unsendable):
-            return NotSentError(f"The request cannot be sent: {cause}. Nothing was sent.")
+            return _lasting(NotSentError(f"The request cannot be sent: {cause}. Nothing was sent."))
         why = _obstacle(cause, self.limits.connect) or (
             "the proxy refused it" if self.via else "the connection failed"
         )
-        return NotSentError(f"{place} could not be reached{self.via}: {why}. Nothing was sent.")
+        error = NotSentError(f"{place} could not be reached{self.via}: {why}. Nothing was sent.")
+        return _lasting(error) if isinstance(cause, ssl.SSLCertVerificationError) else error
 
 
 class _Process:
@@ -722,6 +729,12 @@ def _obstacle(cause: BaseException, seconds: float) -> str | None:
     if isinstance(cause, UnicodeError):
         return "its name is malformed"
     return None
+
+
+def _lasting(error: NotSentError) -> NotSentError:
+    """Mark a failure that trying again does not mend."""
+    error.may_pass = False
+    return error
 
 
 def _interruption(cause: BaseException, seconds: float) -> str:

@@ -123,6 +123,35 @@ def test_no_finding_and_no_log_line_shows_a_credential(caplog: pytest.LogCapture
     assert "was rejected" not in caplog.text
 
 
+# --- strategies ------------------------------------------------------------------------
+
+MEMBERS: list[tuple[dict[str, Any], Verdict, str]] = [
+    ({"failover": ["postmark", "postal"]}, Verdict.OK, "failover: postmark, postal"),
+    ({"round_robin": ["same", "postmark"]}, Verdict.WARNING, "same and postmark use one"),
+    ({"failover": ["postal"]}, Verdict.WARNING, "no member but postal"),
+]
+
+
+@pytest.mark.parametrize(("spec", "verdict", "words"), MEMBERS)
+def test_a_strategy_is_as_good_as_its_members_are_different(
+    spec: dict[str, Any], verdict: Verdict, words: str
+) -> None:
+    """Two that share a credential fail together."""
+    mailers = {"default": spec, "same": {"esp": "postmark"}}
+    app = make(POSTAL | POSTMARK, MAILESP_ESP=None, MAILESP_MAILERS=mailers)
+    found = about(app, "strategies", "mailer default")
+    assert (found.verdict, words in found.text) == (verdict, True)
+
+
+def test_the_credentials_of_members_are_asked_about() -> None:
+    """By the member's name, once."""
+    mailers = {"default": {"failover": ["postmark", "postal"]}}
+    found = findings(make(POSTAL | POSTMARK, MAILESP_ESP=None, MAILESP_MAILERS=mailers))
+    asked = [one.subject for one in found if one.check == "credentials"]
+    assert asked == ["Postmark, mailer postmark", "Postal, mailer postal"]
+    assert "default (failover: postmark, postal)" in found[0].text
+
+
 # --- credentials -----------------------------------------------------------------------
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from conftest import MakeApp
 
-from flask_mailesp import Message
+from flask_mailesp import MailESP, Message, SendResult
 from flask_mailesp.config import Lookup, send_defaults
 from flask_mailesp.delivery import Mailer, deliver, prepared_for
 from flask_mailesp.esp import Call, Esp, Feature, HttpRequest, HttpResponse, Part, Reading, Settings
 from flask_mailesp.esps import postal, postmark
-from flask_mailesp.exceptions import ConfigurationError, InvalidHeaderError, UnsupportedFeatureError
+from flask_mailesp.exceptions import (
+    ConfigurationError,
+    InvalidHeaderError,
+    SendUncertainError,
+    UnsupportedFeatureError,
+)
 from flask_mailesp.message import PreparedMessage
 from flask_mailesp.outcomes import accepted
 from flask_mailesp.results import Status
+from flask_mailesp.simulator import Simulator
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
 class Answering:
@@ -27,8 +38,10 @@ class Answering:
         self.requests.append(request)
         return HttpResponse(200)
 
-    def fetch(self, request: HttpRequest, **options: Any) -> HttpResponse:
-        raise NotImplementedError  # only webhooks need it
+    def fetch(
+        self, request: HttpRequest, *, max_bytes: int, public: bool = False, seconds: float = 10.0
+    ) -> HttpResponse:
+        raise AssertionError("Nothing is fetched to send a message.")
 
 
 def build(message: PreparedMessage, settings: Settings) -> list[Call]:
@@ -114,3 +127,95 @@ def test_a_key_is_no_default() -> None:
     """All messages but the first would be duplicates."""
     with pytest.raises(ConfigurationError, match="idempotency_key"):
         send_defaults(Lookup({"MAILESP_SEND_DEFAULTS": {"idempotency_key": "k"}}), KEYED)
+
+
+# --- from end to end, with Resend's simulator ------------------------------------------
+
+
+class Resend(Simulator):
+    """Resend, and the key that each request brought."""
+
+    def __init__(self) -> None:
+        super().__init__(auto=(), esps=["resend"])
+        self.keys: list[str | None] = []
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        self.keys.append(environ.get("HTTP_IDEMPOTENCY_KEY"))
+        return super().__call__(environ, start_response)
+
+
+@pytest.fixture
+def resend() -> Iterator[Resend]:
+    simulator = Resend()
+    with simulator.running():
+        yield simulator
+
+
+def send(
+    make_app: MakeApp, resend: Resend, messages: list[Message], *, many: bool, **config: Any
+) -> list[SendResult]:
+    """Send through Resend; return what became of each message."""
+    mail = MailESP()
+    own = {f"MAILESP_RESEND_{name}": value for name, value in resend.settings("resend").items()}
+    with make_app(mail, MAILESP_ESP="resend", **own, **config).app_context():
+        return list(mail.send_many(messages)) if many else [told(mail, one) for one in messages]
+
+
+def told(mail: MailESP, message: Message) -> SendResult:
+    """Send a message; return its result, be it in an error."""
+    try:
+        return mail.send(message)
+    except SendUncertainError as error:
+        return cast("SendResult", error.result)
+
+
+RETRIES = {"attempts": 3, "first_pause": 0}
+FAULTS = [{"drop": "after"}, {"reset": "after"}, {"answer": "garbage"}, {"status": 503}]
+in_doubt = pytest.mark.parametrize("fault", FAULTS, ids=str)
+both = pytest.mark.parametrize("many", [False, True], ids=["send", "send_many"])
+
+
+@both
+@in_doubt
+@pytest.mark.parametrize("key", ["order-17", None], ids=["given", "made up"])
+def test_doubt_is_resolved_by_asking_again_with_the_same_key(
+    make_app: MakeApp, resend: Resend, fault: dict[str, Any], key: str | None, many: bool
+) -> None:
+    """Where retries are on: one mail, however often it was asked for."""
+    fields = {} if key is None else {"idempotency_key": key}
+    resend.fault(times=2, **fault)
+    (result,) = send(make_app, resend, [message(**fields)], many=many, MAILESP_RETRIES=RETRIES)
+
+    outcomes = [str(attempt.outcome) for attempt in result.attempts]
+    assert outcomes == ["uncertain", "uncertain", "accepted"]
+    (taken,) = resend.messages
+    assert (result.outcome, result.message_id) == ("accepted", taken.id)
+    assert resend.keys == [taken.idempotency_key] * 3
+    assert key in (None, taken.idempotency_key)
+
+
+@in_doubt
+def test_a_batch_in_doubt_is_asked_for_again_as_it_is(
+    make_app: MakeApp, resend: Resend, fault: dict[str, Any]
+) -> None:
+    """With one key for all of it: none of its messages goes out twice."""
+    resend.fault(times=2, **fault)
+    messages = [message() for _ in range(3)]
+    results = send(make_app, resend, messages, many=True, MAILESP_RETRIES=RETRIES)
+
+    assert [str(result.outcome) for result in results] == ["accepted"] * 3
+    assert [result.message_id for result in results] == [taken.id for taken in resend.messages]
+    assert (len(resend.keys), len(set(resend.keys))) == (3, 1)
+
+
+@both
+@in_doubt
+def test_doubt_stays_where_retries_are_off(
+    make_app: MakeApp, resend: Resend, fault: dict[str, Any], many: bool
+) -> None:
+    """Which they are by default."""
+    resend.fault(times=2, **fault)
+    (result,) = send(make_app, resend, [message()], many=many)
+
+    assert (result.outcome, len(result.attempts), len(resend.keys)) == ("uncertain", 1, 1)
+    assert len(resend.messages) == ("status" not in fault)

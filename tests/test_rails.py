@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from conftest import MakeApp
@@ -216,6 +216,144 @@ def test_the_outbox_of_tests_has_what_rails_changed(make_app: MakeApp) -> None:
             assert [str(message.to[0]) for message in outbox] == ["s@example.org"] * count
 
     assert server.connections == 0
+
+
+# --- through strategies ----------------------------------------------------------------
+
+TWO = ["one", "two"]
+strategies = pytest.mark.parametrize(
+    "strategy", [{"failover": TWO}, {"round_robin": TWO}], ids=["failover", "round robin"]
+)
+# With and without batches, and one of each.
+esps = pytest.mark.parametrize(
+    "esps",
+    [("postmark", "postmark"), ("postal", "postal"), ("postmark", "postal")],
+    ids=" and ".join,
+)
+
+
+def answer_each(request: Request) -> Reply:
+    """Accept whatever comes, as Postmark or Postal does."""
+    if not request.target.startswith("/api/v1/"):
+        return answer(request)
+    to = json.loads(request.body)["to"]
+    data = {"message_id": "m", "messages": {item: {"id": 1, "token": "t"} for item in to}}
+    return Reply(200, json.dumps({"status": "success", "data": data}).encode())
+
+
+def strategic(
+    make_app: MakeApp,
+    servers: tuple[ScriptedServer, ScriptedServer],
+    strategy: dict[str, Any],
+    esps: tuple[str, str],
+    **rails: Any,
+) -> Flask:
+    """Make an app that sends through a strategy over two members, each with its own server."""
+    members = {
+        name: {"esp": esp, "api_url": server.url}
+        for name, esp, server in zip(TWO, esps, servers, strict=True)
+    }
+    return make_app(
+        MAIL,
+        MAILESP_POSTMARK_SERVER_TOKEN="token",
+        MAILESP_POSTAL_API_KEY="key",
+        MAILESP_SEND_DEFAULTS={"sender": "shop@example.org"},
+        MAILESP_MAILERS={"default": strategy, **members},
+        **{f"MAILESP_{name}": value for name, value in rails.items()},
+    )
+
+
+def three(app: Flask, *, many: bool) -> list[SendResult]:
+    """Send three messages to two people, one at a time or all at once."""
+    to = ["bea@example.com", "carl@example.net"]
+    messages = [Message("Hi", to, "Hi") for _ in range(3)]
+    with app.app_context():
+        if many:
+            return list(MAIL.send_many(messages))
+        return [told(message) for message in messages]
+
+
+def told(message: Message) -> SendResult:
+    """Send one message; return its result, be it in an error."""
+    try:
+        return MAIL.send(message)
+    except RecipientsRefusedError as error:
+        return cast("SendResult", error.result)
+
+
+@both
+@esps
+@strategies
+def test_no_member_gets_what_is_suppressed(
+    make_app: MakeApp,
+    strategy: dict[str, Any],
+    esps: tuple[str, str],
+    many: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Neither the first nor whoever stands in for it; the log tells of it once."""
+    with scripted(answer_each) as one, scripted(answer_each) as two:
+        app = strategic(make_app, (one, two), strategy, esps, SUPPRESS_SEND=True)
+        results = three(app, many=many)
+
+    assert (one.connections, two.connections) == (0, 0)
+    assert [(str(result.outcome), result.attempts) for result in results] == [("cancelled", ())] * 3
+    assert "MAILESP_SUPPRESS_SEND" in results[0].recipients["bea@example.com"].description
+    assert len(caplog.records) == 1
+
+
+@both
+@esps
+@strategies
+def test_no_member_gets_what_may_go_to_nobody(
+    make_app: MakeApp, strategy: dict[str, Any], esps: tuple[str, str], many: bool
+) -> None:
+    """What the first may not send is not for the second either."""
+    with scripted(answer_each) as one, scripted(answer_each) as two:
+        app = strategic(make_app, (one, two), strategy, esps, ALLOW_RECIPIENTS=["*@example.org"])
+        results = three(app, many=many)
+
+    assert (one.connections, two.connections) == (0, 0)
+    assert [str(result.outcome) for result in results] == ["refused"] * 3
+    assert {type(result.error) for result in results} == {RecipientsRefusedError}
+    assert list(results[0].recipients) == ["bea@example.com", "carl@example.net"]
+
+
+@both
+@esps
+@strategies
+@pytest.mark.parametrize(
+    ("rails", "target", "rejected"),
+    [
+        ({"REDIRECT_TO": "s@example.org"}, "s@example.org", []),
+        ({"ALLOW_RECIPIENTS": ["bea@*"]}, "bea@example.com", ["carl@example.net"]),
+    ],
+    ids=["redirect", "allow"],
+)
+def test_what_moves_on_keeps_within_the_rails(
+    make_app: MakeApp,
+    strategy: dict[str, Any],
+    esps: tuple[str, str],
+    many: bool,
+    rails: dict[str, Any],
+    target: str,
+    rejected: list[str],
+) -> None:
+    """The second member gets what the first would have sent; the app hears of its recipients."""
+    with scripted(Reply(401, b"{}")) as one, scripted(answer_each) as two:
+        app = strategic(make_app, (one, two), strategy, esps, **rails)
+        results = three(app, many=many)
+
+    assert one.requests
+    assert two.requests
+    bodies = [request.body.decode() for request in (*one.requests, *two.requests)]
+    for address in ("bea@example.com", "carl@example.net", "s@example.org"):
+        assert [address in body for body in bodies] == [address == target] * len(bodies)
+    for result in results:
+        assert result.outcome == ("partial" if rejected else "accepted")
+        assert list(result.recipients) == ["bea@example.com", "carl@example.net"]
+        held = [name for name, entry in result.recipients.items() if entry.status == "rejected"]
+        assert held == rejected
 
 
 # --- configuration ---------------------------------------------------------------------

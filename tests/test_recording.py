@@ -22,7 +22,8 @@ from flask.testing import FlaskClient
 
 from flask_mailesp import CancelSend, InboundEvent, MailESP, Message, TrackingEvent, signals, svix
 from flask_mailesp.address import Address
-from flask_mailesp.esp import HttpRequest, HttpResponse
+from flask_mailesp.delivery import Mailer
+from flask_mailesp.esp import Call, HttpRequest, HttpResponse, Settings
 from flask_mailesp.exceptions import (
     APIError,
     InvalidAddressError,
@@ -31,7 +32,9 @@ from flask_mailesp.exceptions import (
     RecipientsRefusedError,
     SendUncertainError,
 )
-from flask_mailesp.recording import Outbox, RecordedMessage, record_all
+from flask_mailesp.message import PreparedMessage
+from flask_mailesp.recording import Outbox, RecordedMessage, record, record_all
+from flask_mailesp.records import replace
 from flask_mailesp.registry import BUILT_IN
 from flask_mailesp.simulator import Simulator, hooks, side
 from flask_mailesp.testing import EspServer
@@ -117,6 +120,126 @@ def test_a_message_is_recorded_as_it_was_sent(app: Flask, mail: MailESP, outbox:
     assert message.message_id == result.message_id
     assert message.app is app
     assert message.mailer == "default"
+
+
+class NoWayOut:
+    """A transport that must not be used."""
+
+    def send(self, request: HttpRequest, within: float | None = None) -> HttpResponse:
+        raise AssertionError("A request would have left this machine.")
+
+    def fetch(
+        self, request: HttpRequest, *, max_bytes: int, public: bool = False, seconds: float = 10.0
+    ) -> HttpResponse:
+        return self.send(request)
+
+
+STRATEGIES = {
+    **{name: {"failover": ["main", "postal"]} for name in ("default", "safe")},
+    "mixed": {"round_robin": ["main", "postal"]},
+    "main": {"esp": "postmark"},
+}
+
+
+@pytest.fixture
+def strategic(make_app: MakeApp, mail: MailESP) -> Flask:
+    """An app that sends through strategies, and cannot reach any ESP."""
+    both = {**CREDENTIALS["postal"], **CREDENTIALS["postmark"], "MAILESP_ESP": None}
+    app = make_app(mail, **both, **SENDER, MAILESP_MAILERS=STRATEGIES)
+    mailers: dict[str, Mailer] = app.extensions["mailesp"].mailers
+    plain = {name: replace(mailer, transport=NoWayOut()) for name, mailer in mailers.items()}
+    for name, mailer in mailers.items():
+        if mailer.strategy is not None:
+            strategy = mailer.strategy.with_members(
+                lambda member: replace(member, mailer=plain[member.mailer.name])
+            )
+            plain[name] = replace(plain[name], strategy=strategy)
+    mailers.update(plain)
+    return app
+
+
+@pytest.mark.parametrize("all_apps", [True, False])
+def test_the_members_of_a_strategy_are_recorded(
+    strategic: Flask, mail: MailESP, all_apps: bool
+) -> None:
+    """Nothing leaves, whoever a message moves on to; what is learnt lasts for the recording."""
+    with strategic.app_context(), record_all() if all_apps else record(strategic) as outbox:
+        outbox.simulator.fault(status=401, esp="postmark", times=2)
+        results = [mail.send(hello(), using=name) for name in (None, "safe", "mixed", "mixed")]
+        results += mail.using("mixed").send_many([hello(), hello()])
+        results += mail.send_many([hello(to="a@example.com"), hello(to="b@example.com")])
+
+    names = [result.esp_name for result in results]
+    assert names[:4] == ["Postal", "Postal", "Postmark", "Postal"]
+    assert sorted(names[4:6]) == ["Postal", "Postmark"]
+    assert names[6:] == ["Postmark", "Postmark"]
+    assert [message.esp_name for message in outbox] == names
+    assert [message.mailer for message in outbox[:3]] == ["default", "safe", "mixed"]
+    assert [str(message.to[0]) for message in outbox[6:]] == ["a@example.com", "b@example.com"]
+
+
+def test_the_outage_of_one_recording_is_over_in_the_next(strategic: Flask, mail: MailESP) -> None:
+    """A breaker that stayed open would make tests depend on each other."""
+    with strategic.app_context(), record_all() as outbox:
+        outbox.simulator.fault(status=401, esp="postmark", times=99)
+        results = [mail.send(hello()) for _ in range(7)]
+        assert [len(result.attempts) for result in results] == [2, 2, 2, 2, 2, 1, 1]
+    with strategic.app_context(), record_all():
+        assert mail.send(hello()).esp_name == "Postmark"
+
+
+def test_what_moved_on_in_part_is_recorded_as_a_whole(make_app: MakeApp, mail: MailESP) -> None:
+    """All recipients are there, and each one's events come from where it was accepted."""
+    people = [f"p{number}@example.com" for number in range(501)]
+    spec = {"failover": ["main", "postmark"]}
+    app = make_app(
+        mail,
+        **CREDENTIALS["postmark"],
+        **SENDER,
+        MAILESP_MAILERS={"default": spec, "main": {"esp": "postmark"}},
+    )
+    heard: list[TrackingEvent] = []
+
+    def hear(app: Flask, event: TrackingEvent, **_: Any) -> None:
+        heard.append(event)
+
+    with app.app_context(), record_all() as outbox, signals.tracking.connected_to(hear, app):
+        main = app.extensions["mailesp"].mailers["default"].strategy.members[0].mailer
+
+        def build(message: PreparedMessage, settings: Settings) -> Iterator[Call]:
+            for number, call in enumerate(main.esp.build(message, settings)):
+                if number:
+                    outbox.simulator.fault(status=429)
+                yield call
+
+        with_fault = replace(main, esp=replace(main.esp, build=build))
+        strategy = app.extensions["mailesp"].mailers["default"].strategy
+        strategy.members = (replace(strategy.members[0], mailer=with_fault), strategy.members[1])
+        result = mail.send(hello(to=people, merge_data={}))
+        (message,) = outbox
+        assert [attempt.recipients for attempt in result.attempts] == [500, 1, 1]
+        assert [str(address) for address in message.to] == people
+        for person in (people[0], people[-1]):
+            assert outbox.simulate(message, "bounced", person) == 200
+    assert [event.recipient for event in heard] == [people[0], people[-1]]
+
+
+def test_a_recording_does_not_wait(esp: str, make_app: MakeApp, mail: MailESP) -> None:
+    """Neither between retries nor for a rate: both would make tests slow, and nothing truer."""
+    slow = {"attempts": 2, "first_pause": 900, "max_wait": 900, "deadline": 3600}
+    app = make_app(
+        mail, MAILESP_RETRIES=slow, MAILESP_RATE_LIMIT="1/day", **{**CREDENTIALS[esp], **SENDER}
+    )
+    with app.app_context(), mail.record_messages() as outbox:
+        outbox.simulator.fault(status=429, headers={"Retry-After": "800"})
+        assert len(mail.send(hello()).attempts) == 2
+        assert mail.send(hello()).outcome == "accepted"
+
+
+def test_whatever_a_message_can_say_is_recorded() -> None:
+    """A field that the record did not know would keep it from being made at all."""
+    recorded = {item.name for item in dataclasses.fields(RecordedMessage)}
+    assert PreparedMessage.__annotations__.keys() - recorded == {"meant_for"}
 
 
 PAYLOADS = {

@@ -90,6 +90,47 @@ def test_a_batch_is_one_exchange_told_of_in_the_callers_context(make_app: MakeAp
     assert apps == [app]
 
 
+def test_each_attempt_is_told_of_by_itself(make_app: MakeApp) -> None:
+    """A retry is another exchange, with an outcome and a duration of its own."""
+    heard: Heard = []
+    with scripted(Reply(429, b"{}"), answer) as server:
+        app = app_for(make_app, server, RETRIES={"first_pause": 0})
+        listen(app, heard)
+        with app.app_context():
+            result = MAIL.send(Message("Hi", "bea@example.com", "Hi"))
+
+    names = ["attempt_started", "attempt_failed", "attempt_started", "attempt_ended"]
+    assert [name for name, _ in heard] == names
+    assert heard[0][1]["exchange"] is heard[1][1]["exchange"]
+    assert heard[1][1]["exchange"] is not heard[2][1]["exchange"]
+    assert (heard[1][1]["attempt"], heard[3][1]["attempt"]) == result.attempts
+
+
+def test_the_attempts_of_a_strategy_are_told_of_in_the_callers_context(make_app: MakeApp) -> None:
+    """Though other threads make them; each by the name of the ESP that was asked."""
+    heard: Heard = []
+    apps: list[Any] = []
+
+    def where(app: Flask, **about: Any) -> None:
+        apps.append(current_app._get_current_object())  # type: ignore[attr-defined]
+
+    with scripted(Reply(401, b"{}")) as server:
+        config = {
+            "POSTAL_API_KEY": "key",
+            "POSTAL_API_URL": server.url,
+            "MAILERS": {"both": {"failover": ["postmark", "postal"]}},
+        }
+        app = app_for(make_app, server, **config)
+        listen(app, heard)
+        with signals.attempt_started.connected_to(where, app), app.app_context():
+            messages = [Message("Hi", "bea@example.com", "Hi") for _ in range(2)]
+            list(MAIL.send_many(messages, using="both"))
+
+    told = [about["esp_name"] for name, about in heard if name == "attempt_failed"]
+    assert told == ["Postmark", "Postal", "Postal"]
+    assert apps == [app] * 3
+
+
 def test_results_taken_outside_the_app_context_are_told_of_too(make_app: MakeApp) -> None:
     """send_many() needs the context only when it is called."""
     heard: Heard = []

@@ -789,13 +789,14 @@ def test_an_untrusted_certificate_is_not_sent_to(
     signer: str,
     reason: str,
 ) -> None:
-    """Not a byte of the request goes out, as the server sees too."""
+    """Not a byte of the request goes out, as the server sees too; nor will it help to wait."""
     issuer = trusted if signer == "trusted" else authority(certificates, signer)
     context = issuer.server(certificates, host, days=days)
     with scripted(OK, tls=context) as server:
         error = failure(trusting, server.url)
 
     assert isinstance(error, NotSentError)
+    assert error.may_pass is False
     assert reason in str(error)
     assert server.requests == []
 

@@ -148,6 +148,21 @@ def test_every_mailer_sends_to_the_mailbox(open_office: Open) -> None:
     assert [message.esp for message in office.sim.messages] == ["postmark", "postmark", "postal"]
 
 
+def test_the_members_of_a_strategy_send_to_the_mailbox(open_office: Open) -> None:
+    """Whoever a message moves on to is on this machine, be it a mailer or just an ESP's name."""
+    mailers = {
+        "default": {"failover": ["mine", "postal"]},
+        "mine": {"esp": "postmark", "api_url": "https://elsewhere.example", "server_token": "x"},
+        "mixed": {"round_robin": ["mine", "postal"]},
+    }
+    office = open_office(MAILERS=mailers, ESP=None, POSTAL_API_URL="https://postal.example.com")
+    office.sim.fault(status=401)
+
+    assert [office.send(name) for name in (None, "mixed", "mixed")] == ["accepted"] * 3
+    taken = sorted(message.esp for message in office.sim.messages)
+    assert taken == ["postal", "postal", "postmark"]
+
+
 def test_no_proxy_gets_the_mail(open_office: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy of the environment is for what leaves the machine."""
     monkeypatch.delenv("NO_PROXY", raising=False)
