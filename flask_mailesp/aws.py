@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 
 from .esp import Secret
 from .exceptions import ConfigurationError, NotSentError
+from .patterns import pattern
 from .sigv4 import Credentials
+from .wire import as_object, text
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials as Found  # type: ignore[import-untyped]
+
+_CODE = pattern(r"[A-Za-z0-9.]{1,60}")
 
 
 def has_botocore() -> bool:
@@ -49,12 +53,12 @@ class CredentialChain:
             raise ConfigurationError(
                 f"There are no AWS credentials, and botocore is not installed. {self._what_to_do}"
             )
-        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
-
         try:
             return self._current()
-        except BotoCoreError as error:
-            reason = type(error).__name__  # its text may tell more than a log should hold
+        except ConfigurationError:
+            raise
+        except Exception as error:  # botocore's own, what AWS STS refuses, files that are gone
+            reason = _reason(error)
         raise NotSentError(f"AWS credentials could not be had ({reason}). {self._what_to_do}")
 
     def _current(self) -> Credentials:
@@ -73,6 +77,14 @@ class CredentialChain:
 
     def __repr__(self) -> str:
         return "<CredentialChain>"
+
+
+def _reason(error: Exception) -> str:
+    """Name an error, with the code that AWS gave; its text may tell more than a log should hold."""
+    answer = getattr(error, "response", None)
+    code = text(as_object(as_object(answer).get("Error")), "Code")
+    name = type(error).__name__
+    return f"{name}: {code}" if code and _CODE.fullmatch(code) else name
 
 
 def _look_up() -> Found | None:

@@ -51,6 +51,11 @@ class Fetcher:
             expires, response = self._kept.get(url, (0.0, None))
             return response if monotonic() < expires else None
 
+    def expired(self, url: str) -> HttpResponse | None:
+        """Return an answer that has helped before and has expired; it is forgotten with that."""
+        with self._lock:
+            return self._kept.pop(url, (0.0, None))[1]
+
     def keep(self, url: str, response: HttpResponse, seconds: float) -> None:
         """Remember an answer; the one remembered longest makes room."""
         with self._lock:
@@ -108,11 +113,16 @@ class Errand:
         response = self._fetcher.kept(url) if fetch.keep_seconds else None
         if response is not None:
             return fetch.resume(response)
-        if count is not None:
+        # Strangers must not use up what is needed to renew an answer that has helped before;
+        # and they cannot have it fetched twice, for what is still the same is kept at once.
+        before = self._fetcher.expired(url)
+        if count is not None and before is None:
             count()
         response = self._exchange(fetch)
         if not response.complete:
             raise FetchError(f"What {_host(url)} sent broke off or was too large.")
+        if before is not None and (response.status, response.body) == (200, before.body):
+            self._fetcher.keep(url, response, fetch.keep_seconds)
         found = fetch.resume(response)
         if fetch.keep_seconds and response.status == 200:
             self._fetcher.keep(url, response, fetch.keep_seconds)

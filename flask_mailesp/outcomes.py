@@ -47,9 +47,13 @@ def failure(
     ``kind`` is the class of error where the ESP's code says more than the HTTP status.
     """
     status = response.status
-    text = _describe(esp_name, response, code, hint, message)
+    is_uncertain = kind is None and (status >= 500 or status < 300)
+    if message and not hint:
+        place = "result.response" if is_uncertain else "error.message or result.response"
+        hint = f"What it said is in {place}."
+    text = _describe(esp_name, response, code, hint)
     known = {"status": status, "esp_name": esp_name, "request_id": request_id(response)}
-    if kind is None and (status >= 500 or status < 300):
+    if is_uncertain:
         return SendUncertainError(f"{text} {_DOUBT}", **known)  # type: ignore[arg-type]
     kind = kind or _BY_STATUS.get(status, APIError)
     details = {**known, "code": code, "message": message}
@@ -58,17 +62,13 @@ def failure(
     return kind(text, **details)  # type: ignore[arg-type]
 
 
-def _describe(
-    esp_name: str, response: HttpResponse, code: str | None, hint: str, message: str
-) -> str:
+def _describe(esp_name: str, response: HttpResponse, code: str | None, hint: str) -> str:
     """Say what was answered and what to do; the ESP's own words may quote addresses."""
     text = f"{esp_name} answered HTTP {response.status}"
     if code is not None and _CODE.fullmatch(code):
         text += f", code {code}"
     if 300 <= response.status < 400:
         hint = "Redirects are never followed: check the API_URL setting."
-    elif message and not hint:
-        hint = "What it said is in error.message or result.response."
     return f"{text}. {hint}".rstrip()
 
 
@@ -130,9 +130,14 @@ def status_for(error: MailESPError) -> Status:
 
 
 def same_for_all(part: Part, error: MailESPError, status: Status | None = None) -> Reading:
-    """Return a reading in which every recipient of a part shares one fate."""
+    """Return a reading in which every recipient of a part shares one fate.
+
+    Where that is uncertain, an id that we gave the copy is kept: events may bring it back.
+    """
     description = getattr(error, "message", "") or str(error)
-    entry = RecipientStatus(status or status_for(error), None, description)
+    status = status or status_for(error)
+    message_id = part.id if status is Status.UNKNOWN else None
+    entry = RecipientStatus(status, message_id, description)
     return Reading((entry,) * len(part.recipients), error)
 
 

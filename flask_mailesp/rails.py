@@ -27,7 +27,18 @@ _SUPPRESSED = RecipientStatus(Status.FAILED, None, "Not sent: MAILESP_SUPPRESS_S
 _REDIRECTED = "Sent to MAILESP_REDIRECT_TO instead."
 _MERGE_ROWS = ("merge_data", "merge_metadata", "merge_headers")
 # What ESPs call recipients in their own JSON, which esp_extra goes into as it is.
-_RECIPIENTS = frozenset({"to", "cc", "bcc", "rcpt_to", "recipients", "personalizations"})
+_RECIPIENTS = frozenset(
+    {
+        "to",
+        "cc",
+        "bcc",
+        "rcpt_to",
+        "recipients",
+        "personalizations",
+        "destination",
+        "bulkemailentries",
+    }
+)
 
 
 @record(frozen=True)

@@ -69,7 +69,7 @@ def open_envelope(body: bytes, headers: Headers) -> Envelope:
     Raises WebhookRejected for whatever is not the message of an SNS topic: one that was
     delivered raw, with keys that come twice or with headers that contradict it included.
     """
-    if (headers.get("x-amz-sns-rawdelivery") or "").lower() == "true":
+    if is_raw(headers):
         raise WebhookRejected(
             "Raw message delivery has no signature: switch it off in the SNS subscription."
         )
@@ -82,6 +82,11 @@ def open_envelope(body: bytes, headers: Headers) -> Envelope:
     if version not in ("1", "2"):
         raise WebhookRejected("The webhook's signature is of an unknown version.")
     return Envelope(fields, to_check, canonical_base64(fields.get("Signature")), version)
+
+
+def is_raw(headers: Headers) -> bool:
+    """Tell a message that was delivered without its envelope, and so without a signature."""
+    return (headers.get("x-amz-sns-rawdelivery") or "").lower() == "true"
 
 
 def strict_object(body: bytes) -> dict[str, Any]:

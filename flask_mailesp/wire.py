@@ -202,6 +202,16 @@ def with_charset(content_type: str, charset: str | None) -> str:
     return f"{content_type}; charset={charset}"
 
 
+def merged(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge ``extra`` into a copy of JSON, objects within objects included."""
+    result = dict(base)
+    for key, value in extra.items():
+        inner = result.get(key)
+        both = isinstance(inner, dict) and isinstance(value, Mapping)
+        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
 class Base64:
     """Bytes that stand in a JSON payload as their base64 text (RFC 4648 section 4)."""
 

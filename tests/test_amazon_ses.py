@@ -1394,6 +1394,39 @@ def test_raw_delivery_is_refused() -> None:
         assert post(hooks, notification(BOUNCED), x_amz_sns_rawdelivery="true") == 401
 
 
+RAW = {"x_amz_sns_rawdelivery": "true", "x_amz_sns_message_id": "m-1"}
+
+
+def test_raw_delivery_can_be_allowed_where_a_secret_authenticates_it() -> None:
+    """The headers tell what the envelope would; nothing is fetched."""
+    raw = RAW | {"x_amz_sns_topic_arn": TOPIC}
+    with hooked(ALLOW_RAW_DELIVERY=True, WEBHOOK_SECRET=SECRET) as (hooks, server):
+        assert post(hooks, BOUNCED, **raw, **basic()) == 200
+        assert post(hooks, b"no JSON", **raw, **basic()) == 200
+        for topic in OTHER_TOPICS:
+            assert post(hooks, BOUNCED, **RAW, x_amz_sns_topic_arn=topic, **basic()) == 401
+        assert post(hooks, BOUNCED, **RAW, **basic()) == 401
+        assert post(hooks, BOUNCED, **raw) == 401
+        assert post(hooks, BOUNCED, **raw, **basic("hook:wrong")) == 401
+        assert server.connections == 0
+
+    assert [event.event_type for event in hooks.events] == ["bounced", "unknown"]
+    assert {event.event_id for event in hooks.events} == {"m-1"}
+
+
+def test_raw_delivery_is_not_accepted_without_a_secret() -> None:
+    """Even where it is allowed."""
+    with hooked(ALLOW_RAW_DELIVERY=True) as (hooks, _):
+        assert post(hooks, BOUNCED, **RAW, x_amz_sns_topic_arn=TOPIC) == 401
+
+
+def test_wrapped_delivery_stays_signed_where_raw_delivery_is_allowed() -> None:
+    with hooked(ALLOW_RAW_DELIVERY=True, WEBHOOK_SECRET=SECRET) as (hooks, _):
+        assert post(hooks, notification(BOUNCED), **basic()) == 200
+        forged = notification(BOUNCED) | {"Message": "{}"}
+        assert post(hooks, forged, **basic()) == 401
+
+
 # --- webhooks: subscriptions ---------------------------------------------------------------
 
 

@@ -37,6 +37,7 @@ from ..exceptions import (
     AuthenticationError,
     ConfigurationError,
     FetchError,
+    InvalidMessageError,
     MailESPError,
     NotSentError,
     RateLimitedError,
@@ -59,7 +60,7 @@ from ..prepare import split_addresses
 from ..records import record, replace
 from ..results import RecipientStatus, Status
 from ..sigv4 import Credentials, signed
-from ..sns import open_envelope, verify_signature
+from ..sns import is_raw, open_envelope, verify_signature
 from ..wire import (
     Base64,
     as_list,
@@ -67,6 +68,7 @@ from ..wire import (
     as_text,
     from_iso,
     json_body,
+    merged,
     parse_json,
     strings,
     text,
@@ -169,6 +171,7 @@ SETTINGS = (
     Setting("MESSAGE_TAG_NAME", convert=tag_name),
     Setting("TOPIC_ARNS", where=WHERE_TOPICS, convert=topic_arns, hooks=True),
     Setting("AUTO_CONFIRM_SNS", default=True),
+    Setting("ALLOW_RAW_DELIVERY", default=False),
     Setting("API_URL", bare=True, env=("AWS_ENDPOINT_URL_SESV2",)),
     Setting("SNS_URL", bare=True, env=("AWS_ENDPOINT_URL_SNS",)),
     Setting("S3_URL", bare=True, env=("AWS_ENDPOINT_URL_S3",)),
@@ -279,9 +282,17 @@ def build(message: PreparedMessage, settings: Settings) -> Iterable[Call]:
     return (call for copy in copies for call in raw_calls(copy, settings))
 
 
+_RECIPIENTS = frozenset({"Destination", "BulkEmailEntries"})
+
+
 def check(message: PreparedMessage, settings: Settings) -> None:
     """Raise UnsupportedFeatureError for what would be lost silently."""
     lost = None
+    if not _RECIPIENTS.isdisjoint(message.esp_extra):
+        raise InvalidMessageError(
+            "esp_extra must not hold Destination or BulkEmailEntries: give recipients and their "
+            "data as Message attributes."
+        )
     if "EndpointId" in message.esp_extra:
         lost = "esp_extra['EndpointId'] (it needs another signature, SigV4A)"
     elif len(message.tags) > 1 and settings["MESSAGE_TAG_NAME"] is not None:
@@ -419,7 +430,7 @@ def raw_calls(message: PreparedMessage, settings: Settings) -> list[Call]:
     }
     calls = []
     for recipients, destination in destinations(message):
-        payload = given({"Destination": destination} | shared) | dict(message.esp_extra)
+        payload = merged(given({"Destination": destination} | shared), message.esp_extra)
         calls.append(Call(request(settings, SEND, payload), (Part(recipients),)))
     return calls
 
@@ -454,7 +465,10 @@ def raw_source(message: PreparedMessage) -> bytearray:
         extra_headers=own_headers(message),
     )
     if not source.isascii():
-        raise UnsupportedFeatureError(f"{NAME} cannot express: {Feature.NON_ASCII_MAILBOX.value}.")
+        raise UnsupportedFeatureError(
+            f"{NAME} cannot express: text beyond ASCII in an address, in the URL of a header such "
+            "as List-Unsubscribe, or in an alternative that is a mail."
+        )
     return source
 
 
@@ -487,7 +501,7 @@ def bulk_calls(message: PreparedMessage, settings: Settings) -> list[Call]:
     calls = []
     for start in range(0, len(copies), at_once):
         portion = copies[start : start + at_once]
-        payload = shared | {"BulkEmailEntries": [entry for _, entry in portion]} | extra
+        payload = merged(shared | {"BulkEmailEntries": [entry for _, entry in portion]}, extra)
         parts = tuple(Part(recipients) for recipients, _ in portion)
         calls.append(Call(request(settings, SEND_BULK, payload), parts))
     return calls
@@ -691,8 +705,8 @@ def refusal(response: HttpResponse, data: Mapping[str, Any]) -> MailESPError:
     if kind is RateLimitedError:
         late = _DAILY in said.lower()
         kind, hint = (APIError, HINTS["LimitExceededException"]) if late else (kind, _RATE)
-    if response.status >= 500:
-        kind = None
+    if response.status >= 500:  # it is unknown what was taken, whatever the code says
+        kind, hint = None, ""
     return failure(NAME, response, code=code, message=said, hint=hint, kind=kind)
 
 
@@ -766,6 +780,8 @@ def verify(request: WebhookRequest, settings: Settings, now: datetime) -> Fetch 
     if secret is not None:
         verify_basic(request.headers.get("Authorization"), secret)
     ours = settings.require("TOPIC_ARNS")
+    if settings.get("ALLOW_RAW_DELIVERY") and is_raw(request.headers):
+        return verify_raw(request, settings, ours)
     envelope = open_envelope(request.body, request.headers)
     if envelope.fields["TopicArn"] not in ours:
         raise WebhookRejected("The SNS topic is not among MAILESP_AMAZON_SES_TOPIC_ARNS.")
@@ -775,6 +791,16 @@ def verify(request: WebhookRequest, settings: Settings, now: datetime) -> Fetch 
         max_bytes=CERTIFICATE_BYTES,
         keep_seconds=CERTIFICATE_SECONDS,
     )
+
+
+def verify_raw(request: WebhookRequest, settings: Settings, ours: frozenset[str]) -> None:
+    """Check a message that SNS delivers raw: unsigned, so that all depends on a secret.
+
+    Raises WebhookRejected, or ConfigurationError where no secret is configured.
+    """
+    settings.require("WEBHOOK_SECRET")  # it has been compared already
+    if request.headers.get("x-amz-sns-topic-arn") not in ours:
+        raise WebhookRejected("The SNS topic is not among MAILESP_AMAZON_SES_TOPIC_ARNS.")
 
 
 def certificate_url(envelope: Mapping[str, Any], settings: Settings) -> str:
@@ -790,7 +816,7 @@ def certificate_url(envelope: Mapping[str, Any], settings: Settings) -> str:
 
 def parse(request: WebhookRequest, settings: Settings) -> Sequence[Event | Fetch]:
     """Read one message of Amazon SNS; whatever has no known shape becomes an unknown event."""
-    envelope = parse_json(request.body)
+    envelope = unwrapped(request) if is_raw(request.headers) else parse_json(request.body)
     if not isinstance(envelope, dict):
         return (unknown_event(NAME, request.body, request.body),)
     kind = text(envelope, "Type")
@@ -800,6 +826,21 @@ def parse(request: WebhookRequest, settings: Settings) -> Sequence[Event | Fetch
         logger.warning("An SNS subscription has ended: no more webhooks of %s come of it.", NAME)
         return ()
     return notification(envelope, request.body, settings)
+
+
+def unwrapped(request: WebhookRequest) -> dict[str, Any]:
+    """Return the envelope that a raw delivery leaves out; its headers tell the rest.
+
+    https://docs.aws.amazon.com/sns/latest/dg/sns-large-payload-raw-message-delivery.html
+    """
+    return given(
+        {
+            "Type": "Notification",
+            "MessageId": request.headers.get("x-amz-sns-message-id"),
+            "TopicArn": request.headers.get("x-amz-sns-topic-arn"),
+            "Message": request.body.decode("utf-8", "replace"),
+        }
+    )
 
 
 def confirmation(
@@ -814,8 +855,12 @@ def confirmation(
     if match is None or token is None:
         return (unknown_event(NAME, envelope, body, text(envelope, "MessageId")),)
     if not settings.get("AUTO_CONFIRM_SNS"):
-        logger.warning("An SNS subscription to %s waits to be confirmed by hand.", topic)
-        return ()
+        logger.warning(
+            "An SNS subscription to %s waits to be confirmed by hand: open the SubscribeURL in "
+            "the esp_event of its unknown event.",
+            topic,
+        )
+        return (unknown_event(NAME, envelope, body, text(envelope, "MessageId")),)
     url = settings.get("SNS_URL") or endpoint("sns", match[1])
     content_type, form = form_body(
         [
@@ -934,7 +979,8 @@ def to_events(
         "click_url": text(detail, "link"),
         "user_agent": text(detail, "userAgent"),
     }
-    affected = as_list(detail.get(kind.recipients)) or as_list(mail.get("destination"))
+    # Whoever is not named has not bounced, only because the mail was also to him.
+    affected = as_list(detail.get(kind.recipients) if kind.recipients else mail.get("destination"))
     return [
         TrackingEvent(
             **known,

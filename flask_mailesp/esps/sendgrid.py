@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 from ..address import Address, address_key
@@ -50,6 +53,7 @@ from ..wire import (
     decode_base64,
     from_epoch,
     json_body,
+    merged,
     parse_json,
     strings,
     text,
@@ -247,16 +251,6 @@ def _for_each(value: Any) -> dict[str, Any]:
             "each personalization. Give recipients and their data as Message attributes."
         )
     return dict(value)
-
-
-def merged(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge ``extra`` into a copy of JSON, objects within objects included."""
-    result = dict(base)
-    for key, value in extra.items():
-        inner = result.get(key)
-        both = isinstance(inner, dict) and isinstance(value, Mapping)
-        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
-    return result
 
 
 def _copy(entry: dict[str, Any], recipients: tuple[Address, ...], settings: Settings) -> _Copy:
@@ -748,6 +742,7 @@ FORMS = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 
 def parse(request: WebhookRequest, settings: Settings) -> Sequence[TrackingEvent | InboundEvent]:
     """Read a post of events or an inbound mail; whatever else becomes one unknown event."""
+    request = as_signed(request)
     if request.content_type in FORMS:
         return (to_inbound(request),)
     items = parse_json(request.body)
@@ -764,6 +759,26 @@ def parse(request: WebhookRequest, settings: Settings) -> Sequence[TrackingEvent
         else TrackingEvent(EventType.UNKNOWN, item, identity=(NAME, digest, str(number)))
         for number, item in enumerate(items)
     ]
+
+
+_JSON = pattern(rb"[ \t\r\n]*[\[{]")
+_DELIMITER = pattern(rb"--([0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-])[ \t]*\r?\n")
+
+
+def as_signed(request: WebhookRequest) -> WebhookRequest:
+    """Return a request whose content type is what its body says.
+
+    Nobody signs the header. With another one, a post of events could be read as a mail, or
+    what is within a mail as the form around it.
+    """
+    delimiter = _DELIMITER.match(request.body)
+    if delimiter is not None:
+        kind = f'multipart/form-data; boundary="{delimiter[1].decode()}"'
+    elif _JSON.match(request.body):
+        kind = "application/json"
+    else:
+        return request
+    return WebhookRequest({"Content-Type": kind}, request.body)
 
 
 # https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
@@ -1030,14 +1045,30 @@ class InboundMail:
         infos = as_object(parse_json(self.form.data("attachment-info") or b""))
         ids = as_object(parse_json(self.form.data("content-ids") or b""))
         by_name = {name: cid for cid, name in ids.items() if isinstance(name, str)}
+        shown = _shown(html)
         return [
-            _attachment(file, as_object(infos.get(file.name)), by_name.get(file.name), html)
+            _attachment(file, as_object(infos.get(file.name)), by_name.get(file.name), shown)
             for file in self.form.files
         ]
 
 
+_CID = pattern(r"cid:([^\s\"'<>]{1,1000})", re.IGNORECASE)
+_MOST_SHOWN = 10_000
+
+
+def _shown(html: str) -> frozenset[str]:
+    """Return the content ids that the HTML refers to (RFC 2392), found in one go."""
+    from html import unescape
+
+    found: set[str] = set()
+    for match in islice(_CID.finditer(html), _MOST_SHOWN):
+        name = unquote(unescape(match[1]))
+        found |= {name, name.partition(")")[0].strip("\"'")}  # the second in a style's url()
+    return frozenset(found)
+
+
 def _attachment(
-    file: FormFile, info: Mapping[str, Any], content_id: str | None, html: str
+    file: FormFile, info: Mapping[str, Any], content_id: str | None, shown: Container[str]
 ) -> InboundAttachment:
     """Return one file; inline if the HTML refers to it, since many mailers number all of them."""
     from ..inbound import InboundAttachment
@@ -1049,7 +1080,10 @@ def _attachment(
         filename=text(info, "filename") or text(info, "name") or file.filename,
         content_type=text(info, "type") or file.content_type,
         content_id=bare or None,
-        disposition="inline" if bare and f"cid:{bare}" in html else "attachment",
+        disposition="inline"
+        if bare and (bare in shown or unquote(bare) in shown)
+        else "attachment",
+        charset=text(info, "charset") or _parameters(file.content_type).get("charset"),
     )
 
 
