@@ -121,7 +121,7 @@ SCRIPTS = st.lists(st.lists(st.sampled_from(FAULTS), max_size=4), min_size=2, ma
 
 @pytest.mark.parametrize("on", SETTINGS)
 @settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(faults=SCRIPTS, count=st.integers(1, 4), many=st.booleans())
 def test_no_copy_too_many_one_outcome_each_and_none_made_up(
