@@ -122,6 +122,14 @@ def test_a_message_is_recorded_as_it_was_sent(app: Flask, mail: MailESP, outbox:
     assert message.mailer == "default"
 
 
+AMAZON_SES = {
+    "MAILESP_ESP": "amazon_ses",
+    "MAILESP_AMAZON_SES_REGION": "eu-west-1",
+    "MAILESP_AMAZON_SES_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+    "MAILESP_AMAZON_SES_SECRET_ACCESS_KEY": "secret",
+}
+
+
 class NoWayOut:
     """A transport that must not be used."""
 
@@ -234,6 +242,20 @@ def test_a_recording_does_not_wait(esp: str, make_app: MakeApp, mail: MailESP) -
         outbox.simulator.fault(status=429, headers={"Retry-After": "800"})
         assert len(mail.send(hello()).attempts) == 2
         assert mail.send(hello()).outcome == "accepted"
+
+
+@pytest.mark.parametrize("name", ["postmark", "postal", "amazon_ses"])
+def test_what_was_tried_again_is_recorded_once_and_as_it_was_sent(
+    name: str, make_app: MakeApp, mail: MailESP
+) -> None:
+    """With its defaults, whichever attempt it was that the ESP took; be it signed or not."""
+    config = {**CREDENTIALS, "amazon_ses": AMAZON_SES}[name]
+    app = make_app(mail, MAILESP_RETRIES=True, **config, **SENDER)
+    with app.app_context(), mail.record_messages() as outbox:
+        outbox.simulator.fault(status=429)
+        assert len(mail.send(hello()).attempts) == 2
+        (message,) = outbox
+        assert (str(message.sender), message.tags) == ("shop@example.org", ("news",))
 
 
 def test_whatever_a_message_can_say_is_recorded() -> None:
