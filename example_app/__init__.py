@@ -4,10 +4,11 @@
 simulator on this machine; with one, the same code talks to the real provider:
 
 =========================================  ===============================================
-``MAILESP_ESP``                            ``postmark`` (default) or ``postal``
-``POSTMARK_SERVER_TOKEN``                  Postmark's credential
+``MAILESP_ESP``                            ``postmark`` (default), ``amazon_ses``,
+                                           ``mailgun``, ``postal``, ``resend``, ``sendgrid``
+``POSTMARK_SERVER_TOKEN``                  the credential, of Postmark for one
 ``POSTAL_API_KEY``, ``POSTAL_API_URL``     Postal's credential and address
-``POSTAL_WEBHOOK_KEY``                     the public key Postal signs its webhooks with
+``POSTAL_WEBHOOK_KEY``                     what webhooks are verified with, Postal's for one
 ``MAILESP_WEBHOOK_SECRET``                 ``user:password`` that webhooks must bring
 ``MAIL_DEFAULT_SENDER``                    who the mail is from
 =========================================  ===============================================
@@ -27,6 +28,7 @@ from . import console, offline, pages, receivers
 from .environment import read_environment, require_sender
 from .extensions import mail
 from .history import History
+from .providers import esp_key
 from .security import protect
 
 __all__ = ["create_app"]
@@ -48,7 +50,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     if not offline.has_credential(app.config):
         offline.init_app(app)  # a local provider; it sets the URL and the credentials
     # Browsers share cookies between ports: let two of these apps run side by side.
-    app.config["SESSION_COOKIE_NAME"] = f"example_{offline.esp_key(app.config)}"
+    app.config["SESSION_COOKIE_NAME"] = f"example_{esp_key(app.config)}"
 
     mail.init_app(app)  # this is all it takes: it reads app.config and adds the webhook routes
     require_sender(app.config)

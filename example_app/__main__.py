@@ -15,6 +15,7 @@ from werkzeug.serving import make_server
 from flask_mailesp.exceptions import ConfigurationError
 
 from . import create_app, offline
+from .providers import name_of
 
 DEFAULT_PORT = 5000
 TRIES = 20
@@ -89,11 +90,10 @@ def serve(app: Flask, listener: socket.socket) -> None:
 def greet(app: Flask, host: str, port: int) -> None:
     """Say where the app is and whom it talks to."""
     place = f"[{host}]" if ":" in host else host
-    esp = offline.esp_key(app.config).title()
     simulated = offline.simulator_of(app) is not None
     how = "simulated on this machine: no mail leaves it" if simulated else "for real"
     say(f"Open http://{place}:{port}/ in a browser. Ctrl-C stops the app.")
-    say(f"It sends through {esp}, {how}.")
+    say(f"It sends through {name_of(app.config)}, {how}.")
 
 
 def say(text: str) -> None:

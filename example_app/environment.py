@@ -10,14 +10,7 @@ from flask import Config
 
 from flask_mailesp.exceptions import ConfigurationError
 
-# Settings that Flask-MailESP also finds without its prefix.
-PLAIN = (
-    "POSTMARK_SERVER_TOKEN",
-    "POSTMARK_API_URL",
-    "POSTAL_API_KEY",
-    "POSTAL_API_URL",
-    "POSTAL_WEBHOOK_KEY",
-)
+from .providers import PLAIN
 
 
 def read_environment(config: Config, environ: Mapping[str, str]) -> None:

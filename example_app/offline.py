@@ -16,7 +16,8 @@ from flask import Flask, current_app, request, url_for
 from flask_mailesp.simulator import Simulator
 from flask_mailesp.simulator.mailbox import attach
 
-CREDENTIALS = {"postmark": "POSTMARK_SERVER_TOKEN", "postal": "POSTAL_API_KEY"}
+from .providers import esp_key, is_set, provider_of
+
 ADDRESS = "app@example.com"
 DELAY = 0.8  # seconds until a message is delivered, so that one can watch it
 
@@ -64,30 +65,16 @@ class Offline:
         known = self.sim.events(self.esp)
         return {event: label for event, label in BUTTONS.items() if event in known}
 
-    def settings(self, url: str) -> dict[str, Any]:
-        """Return what points the app at the simulator's ``url``."""
-        own: dict[str, Any]
-        if self.esp == "postmark":
-            own = {"SERVER_TOKEN": "POSTMARK-SIMULATOR-TOKEN"}
-        else:
-            own = {"API_KEY": "PostalSimulatorKey000001", "WEBHOOK_KEY": self.sim.postal_jwks}
-        prefix = f"MAILESP_{self.esp.upper()}"
-        return {
-            f"{prefix}_API_URL": url,
-            f"{prefix}_WEBHOOK_SECRET": self.secret,
-            **{f"{prefix}_{name}": value for name, value in own.items()},
-        }
-
-
-def esp_key(config: Mapping[str, Any]) -> str:
-    """Return the name of the provider that the settings choose."""
-    return str(config["MAILESP_ESP"]).strip().lower()
+    def settings(self) -> dict[str, Any]:
+        """Return what points the app at the simulator, which is running."""
+        own = {**self.sim.settings(self.esp), "WEBHOOK_SECRET": self.secret}
+        return {f"MAILESP_{self.esp.upper()}_{name}": value for name, value in own.items()}
 
 
 def has_credential(config: Mapping[str, Any]) -> bool:
     """Tell whether there is a credential; a provider we do not know is not simulated."""
-    name = CREDENTIALS.get(esp_key(config))
-    return name is None or bool(config.get(f"MAILESP_{name}") or config.get(name))
+    provider = provider_of(config)
+    return provider is None or any(is_set(config, name) for name in provider.account)
 
 
 def init_app(app: Flask) -> None:
@@ -97,7 +84,7 @@ def init_app(app: Flask) -> None:
     attach(offline.sim)
     server = offline.sim.start()
     offline.mailbox = f"{server.url}/_mailbox/"
-    app.config.update(offline.settings(server.url_for(esp)))
+    app.config.update(offline.settings())
     defaults = app.config.get("MAILESP_SEND_DEFAULTS", {})
     app.config["MAILESP_SEND_DEFAULTS"] = {"sender": f"Example app <{ADDRESS}>", **defaults}
     app.before_request(hook)

@@ -25,6 +25,7 @@ from . import offline
 from .extensions import mail
 from .forms import find_errors, make_message, uploaded
 from .history import history_of
+from .providers import esp_key, is_set, name_of, provider_of
 from .security import check_csrf
 
 blueprint = Blueprint("pages", __name__)
@@ -90,26 +91,25 @@ def page(**extra: Any) -> str:
 
 def context() -> dict[str, Any]:
     """Return what every template needs to know about the provider."""
-    esp = offline.esp_key(current_app.config)
+    config = current_app.config
+    esp = esp_key(config)
     return {
         "esp": esp,
-        "esp_name": esp.title(),
-        "other_esp": "postmark" if esp == "postal" else "postal",
+        "esp_name": name_of(config),
+        "other_esp": "postal" if esp == "postmark" else "postmark",
         "simulator": offline.simulator_of(current_app),
-        "webhooks": webhook_help(esp, current_app.config),
+        "webhooks": webhook_help(esp, config),
     }
 
 
 def webhook_help(esp: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Tell what the webhooks' URLs need, and which settings they still miss."""
-
-    def is_set(name: str) -> bool:
-        return bool(config.get(f"MAILESP_{name}") or config.get(name))
-
-    basic = is_set(f"{esp.upper()}_WEBHOOK_SECRET") or is_set("WEBHOOK_SECRET")
-    signed = esp == "postal" and is_set("POSTAL_WEBHOOK_KEY")
-    needed = "POSTAL_WEBHOOK_KEY" if esp == "postal" else "MAILESP_WEBHOOK_SECRET"
-    return {"basic": basic or esp != "postal", "missing": None if basic or signed else needed}
+    provider = provider_of(config)
+    key = provider.key if provider else None
+    basic = is_set(config, f"{esp.upper()}_WEBHOOK_SECRET") or is_set(config, "WEBHOOK_SECRET")
+    signed = key is not None and is_set(config, key)
+    needed = key or "MAILESP_WEBHOOK_SECRET"
+    return {"basic": basic or key is None, "missing": None if basic or signed else needed}
 
 
 def explain(error: MailESPError) -> str:

@@ -19,6 +19,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from example_app import create_app, offline
 from example_app.history import Snapshot, history_of
+from example_app.providers import PROVIDERS
 from flask_mailesp.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ Serve = Callable[..., Site]
 
 # For what has nothing to do with the provider.
 ONE_ESP = pytest.mark.parametrize("site", ["postmark"], indirect=True)
+# For what every provider must be able to do; two are enough for a browser.
+EVERY_ESP = pytest.mark.parametrize("site", sorted(PROVIDERS), indirect=True)
 
 
 @pytest.fixture
