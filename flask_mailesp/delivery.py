@@ -579,7 +579,12 @@ def _without_secrets(response: HttpResponse, call: Call, settings: Settings) -> 
     A request's header may hold one that is not a setting: a credential of this message only.
     What is too short for a credential is left, since it may stand in any word or id.
     """
-    own = [value for value in call.request.headers.values() if isinstance(value, Secret)]
+    own = [
+        part
+        for value in call.request.headers.values()
+        if isinstance(value, Secret)
+        for part in (value, value.partition(" ")[2])  # with its scheme, and without
+    ]
     body, headers = response.body, response.headers
     for secret in sorted({*settings.secrets(), *own}, key=len, reverse=True):  # whole ones first
         if len(secret) < _SHORTEST_SECRET:

@@ -61,7 +61,11 @@ SECRET = "canary-83d1-key"
 
 
 def build(message: PreparedMessage, settings: Settings) -> Iterable[Call]:
-    headers = {"Key": settings["KEY"], "Own": Secret("canary-own-token")}
+    headers = {
+        "Key": settings["KEY"],
+        "Own": Secret("canary-own-token"),
+        "Authorization": Secret("Basic canary-basic-token"),
+    }
     for index, address in enumerate(message.recipients):
         if message.subject == f"unbuildable after {index}":
             raise SerializationError("cannot be sent as JSON")
@@ -417,7 +421,7 @@ def test_what_makes_another_message_is_refused_even_then(make: Make) -> None:
 # --- secrets and the log ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("canary", [SECRET, "canary-own-token"])
+@pytest.mark.parametrize("canary", [SECRET, "canary-own-token", "canary-basic-token"])
 def test_an_echoed_credential_is_blotted_out(make: Make, answers: list[Any], canary: str) -> None:
     """Those of the settings, and those of one message only, in body and headers."""
     said = f"Your key {canary} is bad, {canary}!"

@@ -781,7 +781,8 @@ def verify(request: WebhookRequest, settings: Settings, now: datetime) -> Fetch 
         verify_basic(request.headers.get("Authorization"), secret)
     ours = settings.require("TOPIC_ARNS")
     if settings.get("ALLOW_RAW_DELIVERY") and is_raw(request.headers):
-        return verify_raw(request, settings, ours)
+        verify_raw(request, settings, ours)
+        return None
     envelope = open_envelope(request.body, request.headers)
     if envelope.fields["TopicArn"] not in ours:
         raise WebhookRejected("The SNS topic is not among MAILESP_AMAZON_SES_TOPIC_ARNS.")
