@@ -331,12 +331,12 @@ class Delivery:
         """Send a call once and note the attempt."""
         mailer = self.mailer
         started, clock = datetime.now(timezone.utc), time.perf_counter()
-        watched = None if mailer.watch is None else mailer.watch(mailer.esp.name, call)
-        status = response = None
+        status = response = watched = None
         try:
             if mailer.esp.sign is not None:  # anew, for a signature holds the time
                 request = mailer.esp.sign(call.request, mailer.settings, started)
                 call = replace(call, request=request)
+            watched = self.watched(call)
             if within is None:
                 response = mailer.transport.send(call.request)
             else:
@@ -344,6 +344,7 @@ class Delivery:
         except (NotSentError, SendUncertainError) as error:
             failed: MailESPError = error
             failed.esp_name = mailer.esp.name
+            watched = watched or self.watched(call)  # it could not be signed
             readings: Sequence[Reading] = whole_call(call, failed)
         else:
             self.response = response = _without_secrets(response, call, mailer.settings)
@@ -358,6 +359,11 @@ class Delivery:
 
             log_exchange(mailer.esp.name, call, response, duration)
         return readings
+
+    def watched(self, call: Call) -> Exchange | None:
+        """Tell that an exchange begins; return what is to be told of its end."""
+        watch = self.mailer.watch
+        return None if watch is None else watch(self.mailer.esp.name, call)
 
     def read(self, call: Call, response: HttpResponse) -> Sequence[Reading]:
         """Have the ESP's room read an answer. Should that fail, the message is out anyway."""
