@@ -13,6 +13,10 @@ from flask import Flask
 
 from flask_mailesp import MailESP
 
+# What a script starts in the background ignores Ctrl-C, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # One working configuration for each ESP, but for the API_URL.
 CREDENTIALS: dict[str, dict[str, Any]] = {
     "amazon_ses": {
