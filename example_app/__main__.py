@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from flask import Flask
 from werkzeug.serving import make_server
@@ -79,9 +80,10 @@ def serve(app: Flask, listener: socket.socket) -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the page asks every second
     host, port = listener.getsockname()[:2]
     server = make_server(host, port, app, threaded=True, fd=listener.fileno())
-    greet(app, host, port)
     try:
-        server.serve_forever()  # returns at Ctrl-C
+        with suppress(KeyboardInterrupt):  # it may come before the server listens for it
+            greet(app, host, port)
+            server.serve_forever()  # returns at Ctrl-C
     finally:
         offline.stop(app)
     say("Stopped.")
