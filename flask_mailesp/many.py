@@ -55,10 +55,12 @@ def deliver_many(
     mailer = replace(mailer, retries=patient(mailer.retries))
     strategy = mailer.strategy
     if strategy is not None and strategy.batches:
-        jobs, threads = _convoys(mailer, strategy, messages, workers, before), 1
+        convoy = partial(_Convoy, mailer, strategy, workers)
+        jobs, threads = _loads(convoy, messages, before), 1
         ahead = 2  # the next is gathered while one is on its way
     elif strategy is None and mailer.esp.build_many is not None:
-        jobs, threads = _batches(mailer, messages, before), min(workers, _BATCHES)
+        jobs = _loads(partial(_Batch, mailer), messages, before)
+        threads = min(workers, _BATCHES)
         ahead = max(2, threads)
     else:
         jobs, threads = _singles(mailer, messages, before), workers
@@ -222,50 +224,77 @@ def _deliver(mailer: Mailer, message: Message) -> list[SendResult]:
         return [_failed(mailer, error)]
 
 
-# --- a strategy, where messages travel together -----------------------------------------
+# --- messages that travel together ------------------------------------------------------
 
 
-def _convoys(
-    mailer: Mailer, strategy: Failover, messages: Iterable[Message], workers: int, before: Before
-) -> Iterator[_Job]:
-    convoy = _Convoy(mailer, strategy, workers)
-    for message in messages:
-        if not convoy.add(message, before):
-            yield convoy.job()
-            convoy = _Convoy(mailer, strategy, workers)
-    if convoy.messages:
-        yield convoy.job()
+class _Load:
+    """Messages that travel together, and the results that are known so far."""
 
-
-class _Convoy:
-    """Messages that set out together; no more of them than of those in one batch."""
-
-    def __init__(self, mailer: Mailer, strategy: Failover, workers: int) -> None:
+    def __init__(self, mailer: Mailer) -> None:
         self.mailer = mailer
-        self.strategy = strategy
-        self.workers = workers
         self.messages: list[Message] = []
-        self.travellers: list[Message | SendResult] = []
+        self.results: list[SendResult | None] = []
         self._copies = 0
         self._bytes = 0
 
     def add(self, message: Message, before: Before) -> bool:
         """Take one more message along; return whether there is room for more."""
-        traveller: Message | SendResult
         try:
-            known = before(message)
-            traveller = self._take(message) if known is None else known
+            result = before(message)
+            if result is None:  # at once: the caller may fill in the same message again
+                result = self.take(message)
         except Exception as error:  # this message's failure, not that of the others
-            traveller = _failed(self.mailer, error)
+            result = _failed(self.mailer, error)
         self.messages.append(message)
-        self.travellers.append(traveller)
+        self.results.append(result)
         return self._copies < _COPIES and self._bytes < _BYTES and len(self.messages) < _COPIES
 
-    def _take(self, message: Message) -> Message:
-        copies = _copies_of(message)
+    def take(self, message: Message) -> SendResult | None:
+        """Keep a message; or return what has become of it already."""
+        raise NotImplementedError
+
+    def job(self) -> _Job:
+        """Return what is left to do."""
+        raise NotImplementedError
+
+    def weigh(self, copies: int, size: int) -> None:
+        """Count some copies of so many bytes."""
         self._copies += copies
-        self._bytes += copies * _burden(message)
-        return copy(message)  # the caller may fill in the same one for the next recipient
+        self._bytes += copies * size
+
+    def known(self) -> list[SendResult]:
+        """Return the results, which are all known in the end."""
+        return [result for result in self.results if result is not None]
+
+
+def _loads(
+    load: Callable[[], _Load], messages: Iterable[Message], before: Before
+) -> Iterator[_Job]:
+    """Gather messages into loads; yield the job of each when it is full."""
+    current = load()
+    for message in messages:
+        if not current.add(message, before):
+            yield current.job()
+            current = load()
+    if current.messages:
+        yield current.job()
+
+
+# --- ... through a strategy -------------------------------------------------------------
+
+
+class _Convoy(_Load):
+    """Messages that set out together; no more of them than of those in one batch."""
+
+    def __init__(self, mailer: Mailer, strategy: Failover, workers: int) -> None:
+        super().__init__(mailer)
+        self.strategy = strategy
+        self.workers = workers
+        self.travellers: dict[int, Message] = {}
+
+    def take(self, message: Message) -> None:
+        self.weigh(_copies_of(message), _burden(message))
+        self.travellers[len(self.messages)] = copy(message)
 
     def job(self) -> _Job:
         return _Job(self.messages, self._travel)
@@ -273,12 +302,12 @@ class _Convoy:
     def _travel(self) -> list[SendResult]:
         from .convoys import deliver_together
 
-        messages = [item for item in self.travellers if isinstance(item, Message)]
-        sent = iter(deliver_together(self.strategy, messages, self.workers))
-        outcomes = [next(sent) if isinstance(item, Message) else item for item in self.travellers]
-        return [
-            _failed(self.mailer, item) if isinstance(item, Exception) else item for item in outcomes
-        ]
+        sent = deliver_together(self.strategy, list(self.travellers.values()), self.workers)
+        for index, outcome in zip(self.travellers, sent, strict=True):
+            if isinstance(outcome, Exception):
+                outcome = _failed(self.mailer, outcome)
+            self.results[index] = outcome
+        return self.known()
 
 
 def _copies_of(message: Message) -> int:
@@ -298,53 +327,26 @@ def _burden(message: Message) -> int:
     return sum(len(part) for part in parts if isinstance(part, (str, bytes)))
 
 
-# --- a multi-message endpoint ----------------------------------------------------------
+# --- ... to a multi-message endpoint ----------------------------------------------------
 
 
-def _batches(mailer: Mailer, messages: Iterable[Message], before: Before) -> Iterator[_Job]:
-    batch = _Batch(mailer)
-    for message in messages:
-        if not batch.add(message, before):
-            yield batch.built()
-            batch = _Batch(mailer)
-    if batch.messages:
-        yield batch.built()
-
-
-class _Batch:
-    """Messages that are built together, and the results that are known so far."""
+class _Batch(_Load):
+    """Messages that are built together."""
 
     def __init__(self, mailer: Mailer) -> None:
-        self.mailer = mailer
-        self.messages: list[Message] = []
-        self.results: list[SendResult | None] = []
+        super().__init__(mailer)
         self.prepared: dict[int, PreparedMessage] = {}
-        self._copies = 0
-        self._bytes = 0
 
-    def add(self, message: Message, before: Before) -> bool:
-        """Prepare one more message; return whether there is room for more."""
-        try:
-            result = before(message)
-            if result is None:  # at once: the caller may fill in the same message again
-                result = self._take(prepared_for(self.mailer, message))
-        except Exception as error:  # this message's failure, not that of the others
-            result = _failed(self.mailer, error)
-        self.messages.append(message)
-        self.results.append(result)
-        return self._copies < _COPIES and self._bytes < _BYTES and len(self.messages) < _COPIES
-
-    def _take(self, prepared: PreparedMessage) -> SendResult | None:
+    def take(self, message: Message) -> SendResult | None:
+        prepared = prepared_for(self.mailer, message)
         rails = self.mailer.rails
         if rails is not None and not prepared.recipients:
             return rails.refused(self.mailer.esp.name, prepared)
         self.prepared[len(self.messages)] = prepared
-        copies = len(prepared.to) if prepared.is_batch else 1
-        self._copies += copies
-        self._bytes += copies * _weight(prepared)
+        self.weigh(len(prepared.to) if prepared.is_batch else 1, _weight(prepared))
         return None
 
-    def built(self) -> _Job:
+    def job(self) -> _Job:
         """Build the requests; what is left to do is to exchange them."""
         calls = _built(self.mailer, self.prepared, self.results)
         return _Job(self.messages, partial(self._exchange, calls))
@@ -354,13 +356,13 @@ class _Batch:
         if rails is not None and rails.suppress:
             for index, message in self.prepared.items():
                 self.results[index] = rails.suppressed(esp_name, message)
-            return [result for result in self.results if result is not None]
+            return self.known()
         items = {index: (item, Delivery(self.mailer)) for index, item in self.prepared.items()}
         batches.exchange(self.mailer, calls, list(items.values()))
         for index, (message, delivery) in items.items():
             result = delivery.result(message.recipients)
             self.results[index] = result if rails is None else rails.told(message, result)
-        return [result for result in self.results if result is not None]  # which is all
+        return self.known()
 
 
 def _weight(message: PreparedMessage) -> int:
